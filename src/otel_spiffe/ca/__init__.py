@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who issues: a small authority in memory, and a SPIFFE Workload API that hands out what it issued.
+
+CertificateAuthority ──► X509Svid, X509Bundle ──► WorkloadApiServer ──► any SPIFFE client on the socket
+"""
+
+from __future__ import annotations
+
+from otel_spiffe.ca._authority import CertificateAuthority
+
+__all__ = ["CertificateAuthority"]
