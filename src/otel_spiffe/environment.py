@@ -28,6 +28,6 @@ def spiffe_endpoint_socket(environ: Mapping[str, str] = os.environ) -> str | Non
 def https_proxy(host: str) -> str | None:
     """Return the URL of the proxy that `HTTPS_PROXY` and `NO_PROXY` name for `host`, or None for a direct way."""
     proxies = urllib.request.getproxies_environment()
-    if urllib.request.proxy_bypass_environment(host, proxies):
+    if urllib.request.proxy_bypass_environment(host, proxies):  # type: ignore[attr-defined]  # typeshed lacks it
         return None
     return proxies.get("https") or proxies.get("all")
