@@ -54,7 +54,7 @@ def _pool() -> descriptor_pool.DescriptorPool:
         message = file.message_type.add(name=name)
         for number, field, kind, repeated, type_name in fields:
             label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
-            message.field.add(number=number, name=field, type=kind, label=label, type_name=type_name)
+            message.field.add(number=number, name=field, type=kind, label=label, type_name=type_name or None)
         if name in _MAPS:
             _add_string_to_bytes_map(message, _MAPS[name])
     pool = descriptor_pool.DescriptorPool()
