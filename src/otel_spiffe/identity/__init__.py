@@ -19,12 +19,36 @@ from otel_spiffe.identity._authorize import (
     authorize_one_of,
     not_,
 )
+from otel_spiffe.identity._bundles import (
+    bundle_from_der,
+    bundle_from_jwks,
+    bundle_from_pem,
+    bundle_to_der,
+    bundle_to_jwks,
+    bundle_to_pem,
+    bundles_from_map,
+    bundles_to_map,
+)
 from otel_spiffe.identity._ids import MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, parse_spiffe_id, parse_trust_domain
+from otel_spiffe.identity._leaf import MAX_CHAIN_CERTIFICATES
 from otel_spiffe.identity._material import Identity, PrivateKey, X509Bundle, X509Svid
+from otel_spiffe.identity._parse import (
+    MAX_CERTIFICATES,
+    MAX_INPUT_BYTES,
+    certificates_from_der,
+    certificates_from_pem,
+    private_key_from_der,
+    private_key_from_pem,
+)
 from otel_spiffe.identity._source import Health, Source
+from otel_spiffe.identity._svid import x509_svid
+from otel_spiffe.identity._verify import peer_spiffe_id, verify
 
 __all__ = [
+    "MAX_CERTIFICATES",
+    "MAX_CHAIN_CERTIFICATES",
     "MAX_ID_BYTES",
+    "MAX_INPUT_BYTES",
     "MAX_TRUST_DOMAIN_BYTES",
     "Authorizer",
     "Health",
@@ -41,7 +65,22 @@ __all__ = [
     "authorize_id_prefix",
     "authorize_member_of",
     "authorize_one_of",
+    "bundle_from_der",
+    "bundle_from_jwks",
+    "bundle_from_pem",
+    "bundle_to_der",
+    "bundle_to_jwks",
+    "bundle_to_pem",
+    "bundles_from_map",
+    "bundles_to_map",
+    "certificates_from_der",
+    "certificates_from_pem",
     "not_",
     "parse_spiffe_id",
     "parse_trust_domain",
+    "peer_spiffe_id",
+    "private_key_from_der",
+    "private_key_from_pem",
+    "verify",
+    "x509_svid",
 ]

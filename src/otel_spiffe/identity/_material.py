@@ -72,7 +72,7 @@ class X509Bundle:
     refresh_hint: timedelta | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class Identity:
     """One update of a source, whole: an SVID is never seen with the bundles of another update.
 
