@@ -10,6 +10,9 @@ one value ────┘
 
 from __future__ import annotations
 
+from otel_spiffe.sources._fault import Fault
+from otel_spiffe.sources._limits import DEFAULT_LIMITS, Limits
 from otel_spiffe.sources._static import StaticSource
+from otel_spiffe.sources._workload_api import WorkloadApiSource
 
-__all__ = ["StaticSource"]
+__all__ = ["DEFAULT_LIMITS", "Fault", "Limits", "StaticSource", "WorkloadApiSource"]
