@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sockets of our contexts: no application byte passes before the peer is verified and authorized.
+
+OpenSSL ends a handshake inside any read or write, so each of them first goes through `do_handshake`, the only
+place where a connection becomes usable.
+"""
+
+from __future__ import annotations
+
+import ssl
+import sys
+from typing import TYPE_CHECKING, Any
+
+from otel_spiffe.credentials._alerts import alert_of
+from otel_spiffe.errors import PeerUntrusted, Untrusted
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from spiffe import SpiffeId
+
+    from otel_spiffe.credentials._tls_handshake import Handshake
+
+__all__ = ["SpiffeSSLObject", "SpiffeSSLSocket"]
+
+_AGAIN = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+def _peer_chain(connection: ssl.SSLObject | ssl.SSLSocket) -> list[bytes]:
+    # Public from Python 3.13 on; before that the same method stands on the private `_sslobj` alone.
+    if sys.version_info >= (3, 13):
+        return connection.get_unverified_chain()
+    certificates: Any = connection._sslobj.get_unverified_chain()  # type: ignore[union-attr]  # noqa: SLF001
+    return [certificate.public_bytes(_DER) for certificate in certificates or ()]
+
+
+_DER = 2  # _ssl.ENCODING_DER
+
+
+class _Checked:
+    """What both kinds of connection know of their peer once the handshake is over."""
+
+    _spiffe: Handshake | None = None
+
+    def begin(self, handshake: Handshake) -> None:
+        """Check this connection with `handshake`; each connection is begun once.
+
+        Raises:
+            PeerUntrusted: it was begun before.
+        """
+        if self._spiffe is not None and self._spiffe.peer_id is not None:
+            raise PeerUntrusted(Untrusted.NO_CERTIFICATE, "a connection is begun once", peer=None)
+        self._spiffe = handshake
+
+    @property
+    def handshake(self) -> Handshake:
+        """The checks of this connection.
+
+        Raises:
+            PeerUntrusted: it was not made by a context of this library.
+        """
+        if self._spiffe is None:
+            raise PeerUntrusted(Untrusted.NO_CERTIFICATE, "no SPIFFE context made this connection", peer=None)
+        return self._spiffe
+
+    @property
+    def peer_id(self) -> SpiffeId:
+        """The peer's verified and authorized SPIFFE ID.
+
+        Raises:
+            ValueError: the handshake is not done yet.
+        """
+        peer = self.handshake.peer_id
+        if peer is None:
+            msg = "handshake not done yet"
+            raise ValueError(msg)
+        return peer
+
+    @property
+    def local_id(self) -> SpiffeId | None:
+        """The SPIFFE ID that this end presents, or None."""
+        return self.handshake.local
+
+    @property
+    def generation(self) -> int:
+        """The generation of the identity that this connection was begun with."""
+        return self.handshake.identity.generation
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the first of both ends' X509-SVIDs ends, aware; None before the handshake."""
+        handshake = self.handshake
+        if handshake.peer_expires_at is None:
+            return None
+        own = handshake.identity.expires_at if handshake.local is not None else None
+        return min(handshake.peer_expires_at, own) if own is not None else handshake.peer_expires_at
+
+    def _usable(self) -> bool:
+        handshake = self.handshake
+        if handshake.refusal is not None:
+            raise handshake.refusal
+        return handshake.peer_id is not None
+
+
+class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
+    """An `ssl.SSLSocket` whose handshake ends with a verified and authorized `peer_id`."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 -- the standard library's signature
+        """Do the handshake, then verify and authorize the peer.
+
+        Raises:
+            PeerUntrusted: its X509-SVID does not verify.
+            PeerNotAuthorized: the authorizer refuses it.
+            RefusedByPeer: it refuses us.
+        """
+        if self._usable():
+            return
+        try:
+            super().do_handshake(block)
+        except _AGAIN:
+            raise
+        except OSError as error:
+            raise self.handshake.failed(error) from error
+        self.handshake.finish(_peer_chain(self), resumed=bool(self.session_reused))
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002, ANN401 -- the standard library's signature
+        """Read application data, as `ssl.SSLSocket.read`; RefusedByPeer when the peer refuses us here."""
+        self._ready()
+        wanted = self.suppress_ragged_eofs
+        # Until the server's first byte, its hanging up without a word is how gRPC C-core refuses a client.
+        self.suppress_ragged_eofs = wanted and (self.server_side or self.handshake.answered)
+        try:
+            data = super().read(len, buffer)
+        except _AGAIN:
+            raise
+        except OSError as error:
+            raise self.handshake.read_failed(error) from error
+        finally:
+            self.suppress_ragged_eofs = wanted
+        self.handshake.answered |= bool(data)
+        return data
+
+    def write(self, data: Any) -> int:  # noqa: ANN401
+        """Write application data, as `ssl.SSLSocket.write`; RefusedByPeer when the peer refuses us here."""
+        self._ready()
+        try:
+            return super().write(data)
+        except _AGAIN:
+            raise
+        except OSError as error:
+            raise self._write_failed(error) from error
+
+    def send(self, data: Any, flags: int = 0) -> int:  # noqa: ANN401
+        """Send application data, as `ssl.SSLSocket.send`; RefusedByPeer when the peer refuses us here."""
+        self._ready()
+        try:
+            return super().send(data, flags)
+        except _AGAIN:
+            raise
+        except OSError as error:
+            raise self._write_failed(error) from error
+
+    def _write_failed(self, error: OSError) -> OSError:
+        # The alert that explains a broken pipe is still to be read.
+        if not self.handshake.answered and not self.server_side:
+            try:
+                super().read(1)
+            except OSError as found:
+                return self.handshake.read_failed(found if alert_of(found) else error)
+        return self.handshake.read_failed(error)
+
+    def _ready(self) -> None:
+        if self._sslobj is not None and not self._usable():
+            self.do_handshake()
+
+
+class SpiffeSSLObject(_Checked, ssl.SSLObject):
+    """An `ssl.SSLObject` whose handshake ends with a verified and authorized `peer_id`."""
+
+    def do_handshake(self) -> None:
+        """Do the handshake, then verify and authorize the peer; raises as `SpiffeSSLSocket.do_handshake`."""
+        if self._usable():
+            return
+        try:
+            super().do_handshake()
+        except _AGAIN:
+            raise
+        except OSError as error:
+            raise self.handshake.failed(error) from error
+        self.handshake.finish(_peer_chain(self), resumed=bool(self.session_reused))
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002, ANN401 -- the standard library's signature
+        """Read application data, as `ssl.SSLObject.read`; RefusedByPeer when the peer refuses us here."""
+        if not self._usable():
+            self.do_handshake()
+        try:
+            data = super().read(len, buffer)
+        except _AGAIN:
+            raise
+        except OSError as error:
+            raise self.handshake.read_failed(error) from error
+        self.handshake.answered |= bool(data)
+        return data
+
+    def write(self, data: Any) -> int:  # noqa: ANN401
+        """Write application data, as `ssl.SSLObject.write`."""
+        if not self._usable():
+            self.do_handshake()
+        return super().write(data)
