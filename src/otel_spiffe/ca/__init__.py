@@ -7,6 +7,7 @@ CertificateAuthority ──► X509Svid, X509Bundle ──► Identity ──►
 from __future__ import annotations
 
 from otel_spiffe.ca._authority import CertificateAuthority
+from otel_spiffe.ca._certificates import KeyType
 from otel_spiffe.ca._workload_api import MAX_STREAMS, WorkloadApiServer
 
-__all__ = ["MAX_STREAMS", "CertificateAuthority", "WorkloadApiServer"]
+__all__ = ["MAX_STREAMS", "CertificateAuthority", "KeyType", "WorkloadApiServer"]
