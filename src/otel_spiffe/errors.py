@@ -26,6 +26,7 @@ import ssl
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from spiffe import SpiffeId
@@ -57,6 +58,17 @@ class OtelSpiffeError(Exception):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.message!r})"
+
+    def __reduce__(self) -> tuple[Callable[..., OtelSpiffeError], tuple[object, ...]]:
+        # Process pools and `copy` would call the class with the message alone; the fields are keyword-only.
+        return _restored, (type(self), self.args, self.__dict__.copy())
+
+
+def _restored(kind: type[OtelSpiffeError], arguments: tuple[object, ...], fields: dict[str, object]) -> OtelSpiffeError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    error.__dict__.update(fields)
+    return error
 
 
 class InvalidConfiguration(OtelSpiffeError, ValueError):
@@ -207,7 +219,7 @@ class PeerNotAuthorized(PeerRejected):
         detail: what the authorizer said beyond that, or empty.
     """
 
-    peer: SpiffeId
+    peer: SpiffeId  # pyright: ignore[reportIncompatibleVariableOverride] -- set once, when it is made
 
     def __init__(self, peer: SpiffeId, policy: str, *, detail: str = "", local: SpiffeId | None = None) -> None:
         super().__init__(f"peer {peer} is not in {policy}" + (f": {detail}" if detail else ""), peer=peer, local=local)

@@ -7,6 +7,7 @@ import base64
 import binascii
 import json
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -24,7 +25,7 @@ from otel_spiffe.identity._parse import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from cryptography import x509
     from spiffe import TrustDomain
@@ -42,6 +43,7 @@ __all__ = [
 
 _X509_SVID = "x509-svid"  # X509-SVID 6.1
 _MAX_SEQUENCE = 2**64 - 1  # Trust Domain and Bundle 4.1.1
+_PARAMETERS = {"EC": ("x", "y"), "RSA": ("n", "e")}  # RFC 7518 6.2.1, 6.3.1: unsigned integers
 _CURVES = {"secp256r1": ("P-256", 32), "secp384r1": ("P-384", 48), "secp521r1": ("P-521", 66)}  # RFC 7518 6.2.1
 
 
@@ -52,7 +54,7 @@ def bundle_from_pem(trust_domain: TrustDomain | str, data: bytes) -> X509Bundle:
         InvalidIdentity: it cannot be read, or holds a certificate that is no authority.
     """
     domain = parse_trust_domain(str(trust_domain))
-    return _bundle(domain, certificates_from_pem(data))
+    return _bundle(domain, _certificates(certificates_from_pem, data, what=f"bundle of {domain}"))
 
 
 def bundle_from_der(trust_domain: TrustDomain | str, data: bytes) -> X509Bundle:
@@ -62,7 +64,9 @@ def bundle_from_der(trust_domain: TrustDomain | str, data: bytes) -> X509Bundle:
         InvalidIdentity: it cannot be read, or holds a certificate that is no authority.
     """
     domain = parse_trust_domain(str(trust_domain))
-    return _bundle(domain, certificates_from_der(data) if data else ())
+    if not data:
+        return _bundle(domain, ())
+    return _bundle(domain, _certificates(certificates_from_der, data, what=f"bundle of {domain}"))
 
 
 def bundle_from_jwks(trust_domain: TrustDomain | str, data: bytes, *, max_bytes: int = MAX_INPUT_BYTES) -> X509Bundle:
@@ -135,6 +139,15 @@ def bundles_to_map(bundles: Iterable[X509Bundle]) -> bytes:
     return _dumped({"trust_domains": documents})
 
 
+def _certificates(
+    parse: Callable[[bytes], tuple[x509.Certificate, ...]], data: bytes, *, what: str
+) -> tuple[x509.Certificate, ...]:
+    try:
+        return parse(data)
+    except InvalidIdentity as error:
+        raise InvalidIdentity(what, str(error)) from error
+
+
 def _bundle(
     domain: TrustDomain,
     authorities: Sequence[x509.Certificate],
@@ -188,7 +201,7 @@ def _authority(entry: object, *, what: str) -> x509.Certificate | None:
         raise InvalidIdentity(what, "it is no JSON object (RFC 7517 5.1)")
     jwk = cast("dict[str, object]", entry)
     # Case matters in both, and what is unknown is to be passed over (Trust Domain and Bundle 4.2.1, 4.2.2).
-    if jwk.get("use") != _X509_SVID or jwk.get("kty") not in {"EC", "RSA"}:
+    if jwk.get("use") != _X509_SVID or jwk.get("kty") not in list(_PARAMETERS):
         return None
     chain = jwk.get("x5c")
     if chain is None or chain == []:
@@ -197,7 +210,11 @@ def _authority(entry: object, *, what: str) -> x509.Certificate | None:
     if not isinstance(first, str):
         raise InvalidIdentity(what, "its x5c is no array of strings (RFC 7517 4.7)")
     certificate = _decoded(first, what=what)
-    _check_same_key(jwk, certificate, what=what)
+    expected = _public_jwk(certificate, what=what)
+    if expected is None:
+        return None  # a curve "out of the supported ranges" (RFC 7517 5)
+    if not _same_key(jwk, expected):
+        raise InvalidIdentity(what, "its parameters are not the key of its x5c certificate (RFC 7517 4.7)")
     return certificate
 
 
@@ -206,13 +223,25 @@ def _decoded(text: str, *, what: str) -> x509.Certificate:
         der = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidIdentity(what, f"its x5c is no base64 (RFC 7517 4.7): {error}") from error
-    return certificates_from_der(der, max_certificates=1)[0]
+    return _certificates(partial(certificates_from_der, max_certificates=1), der, what=what)[0]
 
 
-def _check_same_key(jwk: dict[str, object], certificate: x509.Certificate, *, what: str) -> None:
-    expected = _public_jwk(certificate, what=what)
-    if any(jwk.get(name) != value for name, value in expected.items()):
-        raise InvalidIdentity(what, "its parameters are not the key of its x5c certificate (RFC 7517 4.7)")
+def _same_key(jwk: Mapping[str, object], expected: Mapping[str, str]) -> bool:
+    # By number, not by text: publishers differ in leading zeros and padding.
+    names = _PARAMETERS[expected["kty"]]
+    return all(jwk.get(name) == expected.get(name) for name in ("kty", "crv")) and all(
+        _number(jwk.get(name)) == _number(expected[name]) for name in names
+    )
+
+
+def _number(text: object) -> int | None:
+    if not isinstance(text, str):
+        return None
+    try:
+        octets = base64.b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), altchars="-_", validate=True)
+    except ValueError:
+        return None
+    return int.from_bytes(octets, "big")
 
 
 def _document(bundle: X509Bundle) -> dict[str, object]:
@@ -226,12 +255,15 @@ def _document(bundle: X509Bundle) -> dict[str, object]:
 
 
 def _entry(authority: x509.Certificate, *, what: str) -> dict[str, object]:
+    jwk = _public_jwk(authority, what=what)
+    if jwk is None:
+        raise InvalidIdentity(what, f"the key of {name_of(authority)!r} has no form in a SPIFFE bundle")
     x5c = base64.b64encode(authority.public_bytes(Encoding.DER)).decode()
-    return {"use": _X509_SVID, **_public_jwk(authority, what=what), "x5c": [x5c]}
+    return {"use": _X509_SVID, **jwk, "x5c": [x5c]}
 
 
-def _public_jwk(certificate: x509.Certificate, *, what: str) -> dict[str, str]:
-    """Return the key of a certificate in the terms of RFC 7518 6.2.1 and 6.3.1."""
+def _public_jwk(certificate: x509.Certificate, *, what: str) -> dict[str, str] | None:
+    """Return the key of a certificate in the terms of RFC 7518 6.2.1 and 6.3.1, or None where they have none."""
     try:
         key = certificate.public_key()
     except UNREADABLE as error:
@@ -243,7 +275,7 @@ def _public_jwk(certificate: x509.Certificate, *, what: str) -> dict[str, str]:
     if isinstance(key, rsa.RSAPublicKey):
         numbers = key.public_numbers()
         return {"kty": "RSA", "n": _base64url(numbers.n), "e": _base64url(numbers.e)}
-    raise InvalidIdentity(what, f"unsupported key: {type(key).__name__} of {name_of(certificate)!r}")
+    return None
 
 
 def _base64url(number: int, size: int | None = None) -> str:
@@ -264,12 +296,13 @@ def _json_object(data: bytes, max_bytes: int, *, what: str) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    names = [name for name, _ in pairs]
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        msg = f"the name {twice!r} stands twice in one object (Trust Domain and Bundle 6.3)"
-        raise ValueError(msg)
-    return dict(pairs)
+    found: dict[str, object] = {}
+    for name, value in pairs:
+        if name in found:
+            msg = f"the name {name[:200]!r} stands twice in one object (Trust Domain and Bundle 6.3)"
+            raise ValueError(msg)
+        found[name] = value
+    return found
 
 
 def _refuse_constant(text: str) -> object:

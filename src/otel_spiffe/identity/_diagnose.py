@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why no path leads from a leaf to an authority, said so that the right side can mend it.
 
-Path validation answers "all candidates exhausted" for a missing intermediate and a strange CA alike, so
+Path validation answers "all candidates exhausted" for a missing intermediate and for a strange CA alike, so
 the path is walked again, by names and signatures, after it has failed.
 """
 
@@ -9,51 +9,44 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from otel_spiffe.errors import Untrusted
 from otel_spiffe.identity._keys import key_fault
-from otel_spiffe.identity._leaf import UNREADABLE, Fault, name_of
+from otel_spiffe.identity._leaf import UNREADABLE, Fault, find, is_ca, issuer_of, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime, timedelta
 
-    from cryptography import x509
-
     from otel_spiffe.identity._material import Identity, X509Bundle
 
 __all__ = ["path_fault"]
+
+_MAX_SIGNATURE_CHECKS = 32  # for one name: with that many authorities of one DN the diagnosis may be vague
 
 
 def path_fault(
     chain: Sequence[x509.Certificate], bundle: X509Bundle, identity: Identity, *, now: datetime, error: Exception
 ) -> Fault:
     """Return why path validation, which said `error`, found no path from `chain` to `bundle`."""
-    leaf = chain[0]
-    path = [leaf]
-    dated = _date_fault(leaf, now, "it")
-    if dated is not None:
-        return dated
-    while True:
-        end = path[-1]
-        anchor = _issuer(end, bundle.authorities)
-        if anchor is not None:
-            return _complete_fault([*path, anchor], now, error)
-        above = _issuer(end, [each for each in chain if each not in path])
+    path = [chain[0]]
+    while (anchor := _issuer(path[-1], bundle.authorities)) is None:
+        above = _issuer(path[-1], [each for each in chain if each not in path])
         if above is None:
-            return _broken_fault(chain, path, bundle, identity)
+            return _end_fault(path, chain, bundle, identity)
         path.append(above)
+    return _whole_fault([*path, anchor], now, error)
 
 
 def _issuer(certificate: x509.Certificate, candidates: Iterable[x509.Certificate]) -> x509.Certificate | None:
-    for candidate in candidates:
-        if candidate.subject == certificate.issuer and _signed(certificate, candidate):
-            return candidate
-    return None
+    named = [candidate for candidate in candidates if candidate.subject == certificate.issuer]
+    return next((each for each in named[:_MAX_SIGNATURE_CHECKS] if _issued(certificate, each)), None)
 
 
-def _signed(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
     except (InvalidSignature, *UNREADABLE):
@@ -61,54 +54,114 @@ def _signed(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     return True
 
 
-def _broken_fault(
-    chain: Sequence[x509.Certificate], path: Sequence[x509.Certificate], bundle: X509Bundle, identity: Identity
+def _end_fault(
+    path: Sequence[x509.Certificate], chain: Sequence[x509.Certificate], bundle: X509Bundle, identity: Identity
 ) -> Fault:
-    end, domain = path[-1], bundle.trust_domain
-    which = "it is" if len(path) == 1 else f"its chain ends at {name_of(end)!r},"
-    issuer = end.issuer.rfc4514_string()
-    count = len(bundle.authorities)
-    owner = next((each for each in identity.bundles.values() if _issuer(end, each.authorities) is not None), None)
+    """Say what is known of the issuer of the last certificate of a path that leads nowhere."""
+    end = path[-1]
+    who = "it is" if len(path) == 1 else f"its chain ends at {name_of(end)!r},"
+    foreign = [each for each in identity.bundles.values() if each.trust_domain != bundle.trust_domain]
+    owner = next((each.trust_domain for each in foreign if _issuer(end, each.authorities) is not None), None)
     if owner is not None:
         return Fault(
             Untrusted.UNKNOWN_AUTHORITY,
-            f"{which} issued by {issuer!r}, an authority of {owner.trust_domain}, which may not speak for {domain}",
+            f"{who} issued by {issuer_of(end)!r}, an authority of {owner}, which may not speak for "
+            f"{bundle.trust_domain} (X509-SVID 5)",
         )
-    known = [certificate for svid in identity.svids for certificate in svid.chain[1:]]
-    beyond = [each for each in chain if each not in path and _issuer(each, bundle.authorities) is not None]
-    if beyond or _issuer(end, known) is not None:
+    if _is_gap(end, path, chain, bundle, identity):
         return Fault(
             Untrusted.INCOMPLETE_CHAIN,
-            f"{which} issued by {issuer!r}, whose certificate is missing: the peer must send its intermediates",
+            f"{who} issued by {issuer_of(end)!r}, an intermediate CA whose certificate is missing: "
+            "the peer must send its intermediates",
         )
-    return Fault(
-        Untrusted.UNKNOWN_AUTHORITY,
-        f"{which} issued by {issuer!r}, which is not among the {count} authorities of {domain}"
-        + ("" if len(path) > 1 else " (if that is an intermediate CA, the peer must send its certificate)"),
+    return Fault(Untrusted.UNKNOWN_AUTHORITY, _unknown(end, who, bundle))
+
+
+def _is_gap(
+    end: x509.Certificate,
+    path: Sequence[x509.Certificate],
+    chain: Sequence[x509.Certificate],
+    bundle: X509Bundle,
+    identity: Identity,
+) -> bool:
+    """Return whether anything shows that the missing issuer stands between `end` and the bundle.
+
+    A leaf alone looks the same whether its unknown issuer is an intermediate or a root. Three things tell:
+    we have that intermediate ourselves, the peer sent what stands above it, or the AKI names its issuer.
+    """
+    ours = [certificate for svid in identity.svids for certificate in svid.chain[1:]]
+    if _issuer(end, ours) is not None:
+        return True
+    if any(each not in path and _issuer(each, bundle.authorities) is not None for each in chain):
+        return True
+    try:
+        key = find(end, x509.AuthorityKeyIdentifier)
+    except UNREADABLE:
+        return False
+    above = (
+        [name.value for name in (key.value.authority_cert_issuer or ()) if isinstance(name, x509.DirectoryName)]
+        if key is not None
+        else []
+    )
+    return any(authority.subject in above for authority in bundle.authorities)
+
+
+def _unknown(end: x509.Certificate, who: str, bundle: X509Bundle) -> str:
+    count = len(bundle.authorities)
+    none_of = "not the one authority" if count == 1 else f"not among the {count} authorities"
+    if end.issuer in [authority.subject for authority in bundle.authorities]:
+        return (
+            f"{who} issued by {issuer_of(end)!r}, and not by the authority of that name in the bundle of "
+            f"{bundle.trust_domain}: its signature is another key's"
+        )
+    if end.issuer == end.subject:
+        return f"{who} self-signed and {none_of} of {bundle.trust_domain}"
+    return (
+        f"{who} issued by {issuer_of(end)!r}, which is {none_of} of {bundle.trust_domain}: "
+        "if that CA is new, the bundle here is old; if it is an intermediate, the peer must send its certificate"
     )
 
 
-def _complete_fault(path: Sequence[x509.Certificate], now: datetime, error: Exception) -> Fault:
-    for certificate in path[1:]:
-        fault = _date_fault(certificate, now, f"its issuer {name_of(certificate)!r}") or _key(certificate)
-        if fault is not None:
-            return fault
-    return Fault(Untrusted.INVALID_CHAIN, f"its chain does not verify: {error}")
+def _whole_fault(path: Sequence[x509.Certificate], now: datetime, error: Exception) -> Fault:
+    """Say what keeps a path from counting whose every signature is right."""
+    try:
+        fault = _date_fault(path[0], now, "it")
+        for issuer in path[1:]:
+            who = f"its issuer {name_of(issuer)!r}"
+            fault = fault or _date_fault(issuer, now, who) or _issuer_fault(issuer, who)
+    except UNREADABLE as unreadable:
+        return Fault(Untrusted.UNREADABLE, f"one of its issuers cannot be read: {unreadable}")
+    return fault or Fault(Untrusted.INVALID_CHAIN, f"its chain breaks RFC 5280 6: {error}")
 
 
-def _key(certificate: x509.Certificate) -> Fault | None:
-    found = key_fault(certificate.public_key())
-    return Fault(found[0], f"its issuer {name_of(certificate)!r} has an {found[1]}") if found is not None else None
+def _issuer_fault(issuer: x509.Certificate, who: str) -> Fault | None:
+    if not is_ca(issuer):
+        return Fault(Untrusted.INVALID_CHAIN, f"{who} is no CA certificate (X509-SVID 4.1)")
+    weak = key_fault(issuer.public_key())
+    if weak is not None:
+        return Fault(weak[0], f"{who} has an {weak[1]}" if weak[1][0] in "aeiou" else f"{who} has a {weak[1]}")
+    usage = find(issuer, x509.KeyUsage)
+    if usage is None or not usage.value.key_cert_sign:
+        return Fault(Untrusted.WRONG_KEY_USAGE, f"{who} lacks the key usage keyCertSign (X509-SVID 4.3)")
+    purposes = find(issuer, x509.ExtendedKeyUsage)
+    if purposes is not None and ExtendedKeyUsageOID.CLIENT_AUTH not in purposes.value:
+        return Fault(Untrusted.WRONG_EXTENDED_KEY_USAGE, f"{who} has an extendedKeyUsage without clientAuth")
+    if find(issuer, x509.NameConstraints) is not None:
+        return Fault(
+            Untrusted.INVALID_CHAIN,
+            f"{who} has name constraints, which pyca/cryptography does not apply to URIs and so refuses",
+        )
+    return None
 
 
 def _date_fault(certificate: x509.Certificate, now: datetime, who: str) -> Fault | None:
-    end, start = certificate.not_valid_after_utc, certificate.not_valid_before_utc
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now > end:
-        return Fault(Untrusted.EXPIRED, f"{who} expired {_span(now - end)} ago, at {_moment(end)}")
+        return Fault(Untrusted.EXPIRED, f"{who} expired {_seconds(now - end)} s ago, at {_moment(end)}")
     if now < start:
         return Fault(
             Untrusted.NOT_YET_VALID,
-            f"{who} is not valid before {_moment(start)}, in {_span(start - now)}: compare the clocks",
+            f"{who} is not valid before {_moment(start)}, {_seconds(start - now)} s from now: compare the clocks",
         )
     return None
 
@@ -117,5 +170,5 @@ def _moment(at: datetime) -> str:
     return f"{at:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _span(span: timedelta) -> str:
-    return f"{int(span.total_seconds())} s"
+def _seconds(span: timedelta) -> int:
+    return int(span.total_seconds())

@@ -28,7 +28,9 @@ def parse_trust_domain(name: str, /) -> TrustDomain:
     Raises:
         InvalidIdentity: it is no trust domain name; a full SPIFFE ID is none either.
     """
-    return TrustDomain(_trust_domain_name(name, what=f"trust domain {_shown(name)}"))
+    what = f"trust domain {_shown(name)}"
+    _check_text(name, what=what)
+    return TrustDomain(_trust_domain_name(name, what=what))
 
 
 def parse_spiffe_id(uri: str, /) -> SpiffeId:
@@ -38,6 +40,7 @@ def parse_spiffe_id(uri: str, /) -> SpiffeId:
         InvalidIdentity: it is no SPIFFE ID.
     """
     what = f"SPIFFE ID {_shown(uri)}"
+    _check_text(uri, what=what)
     if uri[: len(_SCHEME)].lower() != _SCHEME:
         raise InvalidIdentity(what, "it does not begin with spiffe:// (SPIFFE-ID 2)")
     if len(uri.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
@@ -47,6 +50,12 @@ def parse_spiffe_id(uri: str, /) -> SpiffeId:
     if slash:
         _check_path(path, what=what)
     return SpiffeId(f"{_SCHEME}{name}{slash}{path}")
+
+
+def _check_text(text: object, *, what: str) -> None:
+    # Values from JSON, YAML and callables reach this without a type checker between.
+    if not isinstance(text, str):
+        raise InvalidIdentity(what, f"it is {type(text).__name__}, and must be str")
 
 
 def _trust_domain_name(name: str, *, what: str) -> str:
@@ -77,6 +86,7 @@ def _check_path(path: str, *, what: str) -> None:
             )
 
 
-def _shown(text: str) -> str:
+def _shown(text: object) -> str:
     limit = 200
-    return repr(text) if len(text) <= limit else f"{text[:limit]!r}... ({len(text)} characters)"
+    shown = repr(text[: limit + 1] if isinstance(text, str) else text)
+    return shown if len(shown) <= limit else f"{shown[:limit]}..."

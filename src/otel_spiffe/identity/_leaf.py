@@ -16,7 +16,19 @@ from otel_spiffe.identity._keys import key_fault
 if TYPE_CHECKING:
     from spiffe import SpiffeId
 
-__all__ = ["MAX_CHAIN_CERTIFICATES", "UNREADABLE", "Fault", "is_ca", "leaf_fault", "leaf_id", "name_of", "uri_names"]
+__all__ = [
+    "MAX_CHAIN_CERTIFICATES",
+    "UNREADABLE",
+    "Fault",
+    "find",
+    "is_ca",
+    "issuer_of",
+    "leaf_fault",
+    "leaf_id",
+    "name_of",
+    "no_path_fault",
+    "uri_names",
+]
 
 MAX_CHAIN_CERTIFICATES = 10  # a leaf, the 8 intermediates that pyca follows by default, and a root sent needlessly
 
@@ -41,19 +53,30 @@ class Fault(NamedTuple):
 
 
 def name_of(certificate: x509.Certificate) -> str:
-    """Return what to call a certificate in a sentence: its subject, or its serial number."""
-    return _name_text(certificate.subject) or f"the certificate with serial number {certificate.serial_number:x}"
+    """Return what to call a certificate in a sentence: its subject, or its serial number; to be shown by `repr`."""
+    try:
+        text = certificate.subject.rfc4514_string()
+    except UNREADABLE:
+        text = ""
+    return _shortened(text) or f"serial number {certificate.serial_number:x}"
 
 
-def _name_text(name: x509.Name) -> str:
+def issuer_of(certificate: x509.Certificate) -> str:
+    """Return the name of a certificate's issuer, to be shown by `repr`."""
+    try:
+        return _shortened(certificate.issuer.rfc4514_string())
+    except UNREADABLE:
+        return "an unreadable name"
+
+
+def _shortened(text: str) -> str:
     limit = 200  # a DN may be of any length
-    text = name.rfc4514_string()
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def uri_names(certificate: x509.Certificate) -> list[str]:
     """Return the URI SANs of a certificate; raises one of `UNREADABLE` where it cannot be read."""
-    names = _find(certificate, x509.SubjectAlternativeName)
+    names = find(certificate, x509.SubjectAlternativeName)
     return names.value.get_values_for_type(x509.UniformResourceIdentifier) if names is not None else []
 
 
@@ -73,21 +96,32 @@ def leaf_id(leaf: x509.Certificate) -> SpiffeId | Fault:
         return Fault(Untrusted.INVALID_ID, str(error))
 
 
+def no_path_fault(spiffe_id: SpiffeId) -> Fault | None:
+    """Return what is wrong with a leaf's ID that names a trust domain and no workload, or None."""
+    if spiffe_id.path:
+        return None
+    return Fault(
+        Untrusted.NO_PATH, "its SPIFFE ID has no path, so it names a trust domain and no workload (X509-SVID 3.1)"
+    )
+
+
 def leaf_fault(leaf: x509.Certificate, spiffe_id: SpiffeId) -> Fault | None:
     """Return the first rule that a leaf with this ID breaks, or None; never looks at dates or signatures."""
-    if not spiffe_id.path:
-        return Fault(
-            Untrusted.NO_PATH, "its SPIFFE ID has no path, so it names a trust domain and no workload (X509-SVID 3.1)"
-        )
     try:
-        return _ca_fault(leaf) or _usage_fault(leaf) or _extended_usage_fault(leaf) or _key_fault(leaf)
+        return (
+            no_path_fault(spiffe_id)
+            or _ca_fault(leaf)
+            or _usage_fault(leaf)
+            or _extended_usage_fault(leaf)
+            or _key_fault(leaf)
+        )
     except UNREADABLE as error:
         return Fault(Untrusted.UNREADABLE, f"its key or extensions cannot be read: {error}")
 
 
 def is_ca(certificate: x509.Certificate) -> bool:
     """Return whether basicConstraints says cA=true; raises one of `UNREADABLE` where it cannot be read."""
-    constraints = _find(certificate, x509.BasicConstraints)
+    constraints = find(certificate, x509.BasicConstraints)
     return constraints is not None and constraints.value.ca
 
 
@@ -98,7 +132,7 @@ def _ca_fault(leaf: x509.Certificate) -> Fault | None:
 
 
 def _usage_fault(leaf: x509.Certificate) -> Fault | None:
-    usage = _find(leaf, x509.KeyUsage)
+    usage = find(leaf, x509.KeyUsage)
     if usage is None:
         broken = "it has no keyUsage extension"
     elif not usage.critical:
@@ -113,7 +147,7 @@ def _usage_fault(leaf: x509.Certificate) -> Fault | None:
 
 
 def _extended_usage_fault(leaf: x509.Certificate) -> Fault | None:
-    usage = _find(leaf, x509.ExtendedKeyUsage)
+    usage = find(leaf, x509.ExtendedKeyUsage)
     if usage is None:
         return None
     needed = {ExtendedKeyUsageOID.SERVER_AUTH: "serverAuth", ExtendedKeyUsageOID.CLIENT_AUTH: "clientAuth"}
@@ -130,7 +164,8 @@ def _key_fault(leaf: x509.Certificate) -> Fault | None:
     return Fault(found[0], found[1]) if found is not None else None
 
 
-def _find(certificate: x509.Certificate, kind: type[_E]) -> x509.Extension[_E] | None:
+def find(certificate: x509.Certificate, kind: type[_E]) -> x509.Extension[_E] | None:
+    """Return an extension, or None where there is none; raises one of `UNREADABLE`."""
     try:
         return certificate.extensions.get_extension_for_class(kind)
     except x509.ExtensionNotFound:

@@ -39,6 +39,10 @@ class X509Svid:
     private_key: PrivateKey = field(repr=False)
     hint: str = ""
 
+    def __repr__(self) -> str:
+        end = f"{self.expires_at:%Y-%m-%dT%H:%M:%SZ}"
+        return f"X509Svid({self.id}, serial={self.leaf.serial_number:x}, expires_at={end}, hint={self.hint!r})"
+
     @property
     def leaf(self) -> x509.Certificate:
         """The certificate that names the workload."""
@@ -76,9 +80,12 @@ class X509Bundle:
 class Identity:
     """One update of a source, whole: an SVID is never seen with the bundles of another update.
 
+    Raises:
+        InvalidIdentity: a bundle is filed under another trust domain than its own.
+
     Attributes:
         chosen: the X509-SVID to present, or None for a source of bundles alone.
-        svids: every X509-SVID of the update, in its order.
+        svids: every X509-SVID of the update, in its order; `chosen` among them.
         bundles: the authorities to verify peers with, by trust domain.
         crls: revocation lists of any of those authorities.
         generation: counts the updates of its source that changed something, from 1.
@@ -91,7 +98,14 @@ class Identity:
     generation: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "bundles", MappingProxyType(dict(self.bundles)))
+        for trust_domain, bundle in self.bundles.items():
+            if bundle.trust_domain != trust_domain:  # it would let one trust domain's CAs speak for another
+                raise InvalidIdentity(f"bundle of {bundle.trust_domain}", f"it is filed under {trust_domain}")
+        object.__setattr__(
+            self, "bundles", MappingProxyType({each.trust_domain: each for each in self.bundles.values()})
+        )
+        if self.chosen is not None and self.chosen not in self.svids:
+            object.__setattr__(self, "svids", (self.chosen, *self.svids))
 
     @property
     def svid(self) -> X509Svid:

@@ -33,7 +33,8 @@ _SEQUENCE = 0x30
 _LONG_FORM = 0x80
 _MAX_LENGTH_OCTETS = 4
 
-_BEGIN_CERTIFICATE = re.compile(rb"^-----BEGIN (?:X509 )?CERTIFICATE-----", re.MULTILINE)
+_BEGIN_CERTIFICATE = re.compile(rb"^-----BEGIN (?:[A-Z0-9]+ )?CERTIFICATE-----", re.MULTILINE)
+_BEGIN_PRIVATE_KEY = re.compile(rb"^-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----", re.MULTILINE)
 _PRIVATE_KEY = re.compile(
     rb"^-----BEGIN (?P<label>(?:[A-Z0-9]+ )*PRIVATE KEY)-----.*?^-----END (?P=label)-----", re.MULTILINE | re.DOTALL
 )
@@ -84,13 +85,13 @@ def certificates_from_pem(
         found = tuple(x509.load_pem_x509_certificates(data))
     except UNREADABLE as error:
         raise InvalidIdentity(what, f"one cannot be read: {error}") from error
-    if len(found) != begun:  # pyca passes over a block without its END line: a file half written
-        raise InvalidIdentity(what, f"{begun} begin and {len(found)} end: the text is cut short")
+    if len(found) != begun:  # pyca passes over a block without its END line, as of a file half written
+        raise InvalidIdentity(what, f"{begun} begin and {len(found)} are whole: the text is cut short")
     return found
 
 
 def private_key_from_der(data: bytes, *, max_bytes: int = MAX_INPUT_BYTES) -> PrivateKey:
-    """Return the private key of an unencrypted PKCS#8 DER (Workload API 5.2.1).
+    """Return the private key of an unencrypted DER: PKCS#8 (Workload API 5.2.1), or the older forms of EC and RSA.
 
     Raises:
         InvalidIdentity: it is none, is encrypted, or is of a kind that an X509-SVID may not have.
@@ -117,13 +118,14 @@ def private_key_from_pem(data: bytes, *, max_bytes: int = MAX_INPUT_BYTES) -> Pr
     """
     what = "PEM private key"
     _check_size(data, max_bytes, what=what)
-    blocks = [match.group() for match in _PRIVATE_KEY.finditer(data)]
-    if len(blocks) != 1:
-        raise InvalidIdentity(
-            what, f"there are {len(blocks)} whole -----BEGIN ... PRIVATE KEY----- blocks, and must be one"
-        )
+    begun = len(_BEGIN_PRIVATE_KEY.findall(data))
+    if begun != 1:
+        raise InvalidIdentity(what, f"there are {begun} -----BEGIN ... PRIVATE KEY----- lines, and must be one")
+    block = _PRIVATE_KEY.search(data)
+    if block is None:
+        raise InvalidIdentity(what, "it has no -----END ... PRIVATE KEY----- line: the text is cut short")
     try:
-        key = serialization.load_pem_private_key(blocks[0], password=None)
+        key = serialization.load_pem_private_key(block.group(), password=None)
     except TypeError as error:
         raise InvalidIdentity(what, "it is encrypted", fix="decrypt it") from error
     except (ValueError, UnsupportedAlgorithm) as error:

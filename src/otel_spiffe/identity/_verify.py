@@ -7,7 +7,7 @@ the trust domain that the leaf itself claims (X509-SVID 5, Federation 7.3).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.x509.verification import (
@@ -27,6 +27,7 @@ from otel_spiffe.identity._leaf import (
     leaf_fault,
     leaf_id,
     name_of,
+    no_path_fault,
     uri_names,
 )
 from otel_spiffe.identity._revocation import revocation_fault
@@ -53,17 +54,22 @@ _LEAF = (
 _AUTHORITY = ExtensionPolicy.webpki_defaults_ca()
 
 
-def peer_spiffe_id(leaf: x509.Certificate) -> SpiffeId:
+def peer_spiffe_id(leaf: x509.Certificate, *, local: SpiffeId | None = None) -> SpiffeId:
     """Return the SPIFFE ID that a leaf claims; nothing else about it has been checked.
+
+    Args:
+        leaf: the first certificate that the peer sent.
+        local: our own SPIFFE ID, for the error to name.
 
     Raises:
         PeerUntrusted: it has no URI SAN or several, or its URI is no SPIFFE ID with a path.
     """
     claimed = leaf_id(leaf)
     if isinstance(claimed, Fault):
-        raise PeerUntrusted(claimed.why, claimed.detail, peer=None, subject=name_of(leaf))
-    if not claimed.path:
-        raise PeerUntrusted(Untrusted.NO_PATH, "its SPIFFE ID has no path (X509-SVID 3.1)", peer=claimed)
+        raise PeerUntrusted(claimed.why, claimed.detail, peer=None, local=local, subject=name_of(leaf))
+    fault = no_path_fault(claimed)
+    if fault is not None:
+        raise PeerUntrusted(fault.why, fault.detail, peer=claimed, local=local)
     return claimed
 
 
@@ -88,24 +94,35 @@ def verify(
     """
     if now.tzinfo is None:
         raise InvalidConfiguration("now", "it is a naive datetime", fix="use datetime.now(UTC)")
+    local = identity.chosen.id if identity.chosen is not None else None
     if not chain:
-        _refuse(Fault(Untrusted.NO_CERTIFICATE, "it sent no certificate"), identity)
-    leaf = chain[0]
-    claimed = leaf_id(leaf)
-    if isinstance(claimed, Fault):
-        _refuse(claimed, identity, leaf=leaf)
+        raise PeerUntrusted(Untrusted.NO_CERTIFICATE, "it sent no certificate", peer=None, local=local)
+    claimed = peer_spiffe_id(chain[0], local=local)
+    fault = _fault(chain, claimed, identity, now, max_chain)
+    if fault is not None:
+        raise PeerUntrusted(fault.why, fault.detail, peer=claimed, local=local)
+    return claimed
+
+
+def _fault(
+    chain: Sequence[x509.Certificate], claimed: SpiffeId, identity: Identity, now: datetime, max_chain: int
+) -> Fault | None:
+    fault = leaf_fault(chain[0], claimed) or _length_fault(chain, max_chain)
+    if fault is not None:
+        return fault
     bundle = identity.bundles.get(claimed.trust_domain)
-    fault = leaf_fault(leaf, claimed) or _bundle_fault(claimed, bundle, identity) or _length_fault(chain, max_chain)
-    if fault is not None or bundle is None:
-        _refuse(fault or Fault(Untrusted.NO_BUNDLE, ""), identity, peer=claimed)
+    if bundle is None:
+        return _no_bundle(claimed, identity)
+    if not bundle.authorities:
+        return _empty_bundle(claimed)
     try:
         path = _path(chain, bundle, now, max_chain)
     except (VerificationError, *UNREADABLE) as error:
-        _refuse(path_fault(chain, bundle, identity, now=now, error=error), identity, peer=claimed, cause=error)
-    fault = _issuers_fault(path, claimed) or revocation_fault(path, identity, now=now)
-    if fault is not None:
-        _refuse(fault, identity, peer=claimed)
-    return claimed
+        return path_fault(chain, bundle, identity, now=now, error=error)
+    try:
+        return _issuers_fault(path, claimed) or revocation_fault(path, identity, now=now)
+    except UNREADABLE as error:
+        return Fault(Untrusted.UNREADABLE, f"one of its issuers cannot be read: {error}")
 
 
 def _path(
@@ -116,27 +133,11 @@ def _path(
         PolicyBuilder()
         .store(Store(list(bundle.authorities)))
         .time(now)
-        .max_chain_depth(max_chain)
+        .max_chain_depth(max_chain - 1)
         .extension_policies(ca_policy=_AUTHORITY, ee_policy=_LEAF)
         .build_client_verifier()
     )
     return verifier.verify(chain[0], list(chain[1:])).chain
-
-
-def _bundle_fault(claimed: SpiffeId, bundle: X509Bundle | None, identity: Identity) -> Fault | None:
-    domain = claimed.trust_domain
-    if bundle is None:
-        known = ", ".join(sorted(each.name for each in identity.bundles)) or "none at all"
-        return Fault(
-            Untrusted.NO_BUNDLE,
-            f"we have no bundle of {domain} (we have {known}); federate with it, or the peer has the wrong identity",
-        )
-    if not bundle.authorities:
-        return Fault(
-            Untrusted.EMPTY_BUNDLE,
-            f"the bundle of {domain} is empty, which revokes every SVID of it (Trust Domain and Bundle 4.1.3)",
-        )
-    return None
 
 
 def _length_fault(chain: Sequence[x509.Certificate], max_chain: int) -> Fault | None:
@@ -145,32 +146,37 @@ def _length_fault(chain: Sequence[x509.Certificate], max_chain: int) -> Fault | 
     return Fault(Untrusted.INVALID_CHAIN, f"it sent {len(chain)} certificates, and may send {max_chain}")
 
 
+def _no_bundle(claimed: SpiffeId, identity: Identity) -> Fault:
+    shown = 5
+    names = sorted(domain.name for domain in identity.bundles)
+    known = ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+    return Fault(
+        Untrusted.NO_BUNDLE,
+        f"we have no bundle of {claimed.trust_domain}, only of {known or 'nobody'}: federate with that trust domain, "
+        "or give the peer an identity of ours",
+    )
+
+
+def _empty_bundle(claimed: SpiffeId) -> Fault:
+    return Fault(
+        Untrusted.EMPTY_BUNDLE,
+        f"the bundle of {claimed.trust_domain} is empty, which revokes every SVID of that trust domain "
+        "(Trust Domain and Bundle 4.1.3)",
+    )
+
+
 def _issuers_fault(path: Sequence[x509.Certificate], claimed: SpiffeId) -> Fault | None:
-    if len(path) == 1:
+    if len(path) == 1:  # pyca accepts a leaf that is itself in the store
         return Fault(Untrusted.INVALID_CHAIN, "its leaf stands among the authorities, and a leaf is none")
-    for certificate in path[1:-1]:
-        own = f"spiffe://{claimed.trust_domain}"
-        foreign = [uri for uri in uri_names(certificate) if not f"{uri.lower()}/".startswith(f"{own}/")]
-        if foreign:
+    return next(filter(None, (_foreign_fault(issuer, claimed) for issuer in path[1:-1])), None)
+
+
+def _foreign_fault(issuer: x509.Certificate, claimed: SpiffeId) -> Fault | None:
+    own = f"spiffe://{claimed.trust_domain}/"
+    for name in uri_names(issuer):
+        if name.lower().startswith("spiffe:") and not f"{name.lower()}/".startswith(own):
             return Fault(
                 Untrusted.INVALID_CHAIN,
-                f"its intermediate {name_of(certificate)!r} is {foreign[0]}, an authority of another trust domain",
+                f"its intermediate {name_of(issuer)!r} is {name[:200]!r}, an authority of another trust domain",
             )
     return None
-
-
-def _refuse(
-    fault: Fault,
-    identity: Identity,
-    *,
-    leaf: x509.Certificate | None = None,
-    peer: SpiffeId | None = None,
-    cause: Exception | None = None,
-) -> NoReturn:
-    raise PeerUntrusted(
-        fault.why,
-        fault.detail,
-        peer=peer,
-        local=identity.chosen.id if identity.chosen is not None else None,
-        subject=name_of(leaf) if leaf is not None else "",
-    ) from cause
