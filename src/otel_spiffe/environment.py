@@ -3,26 +3,160 @@
 
 The SDK's `opentelemetry_environment_variables` entry point names this module: `opentelemetry-instrument`
 makes a flag of each ``OTEL_*`` constant, ``--spiffe_authorized_ids`` for `OTEL_SPIFFE_AUTHORIZED_IDS`.
+
+A variable that is set and empty counts as not set (OpenTelemetry Environment Variable Specification).
+Lists are comma separated. A value that cannot be read is refused, with the variable's name.
 """
 
 from __future__ import annotations
 
 import os
 import urllib.request
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from otel_spiffe.errors import InvalidConfiguration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["SPIFFE_ENDPOINT_SOCKET", "https_proxy", "spiffe_endpoint_socket"]
+__all__ = [
+    "GRPC_ENABLE_FORK_SUPPORT",
+    "OTEL_SPIFFE_AUTHORIZED_IDS",
+    "OTEL_SPIFFE_AUTHORIZED_ID_PREFIXES",
+    "OTEL_SPIFFE_AUTHORIZED_TRUST_DOMAINS",
+    "OTEL_SPIFFE_AUTHORIZE_ANY_PEER",
+    "OTEL_SPIFFE_BUNDLE_FILE",
+    "OTEL_SPIFFE_HINT",
+    "OTEL_SPIFFE_SVID_DIRECTORY",
+    "OTEL_SPIFFE_SVID_FILE",
+    "OTEL_SPIFFE_SVID_KEY_FILE",
+    "SPIFFE_ENDPOINT_SOCKET",
+    "Setting",
+    "Settings",
+    "Signal",
+    "grpc_fork_support",
+    "https_proxy",
+    "otlp_endpoint",
+    "otlp_protocol",
+    "otlp_tls_variables",
+    "settings",
+    "spiffe_endpoint_socket",
+]
+
+_GRPC_NO = frozenset({"0", "f", "false", "n", "no"})  # grpc_core::LoadConfig's words for false
+
+Signal = Literal["traces", "metrics", "logs"]
+"""What an exporter exports, in the word that the exporter groups and the OTLP paths use."""
 
 SPIFFE_ENDPOINT_SOCKET = "SPIFFE_ENDPOINT_SOCKET"
 """Where the SPIFFE Workload API listens (SPIFFE Workload Endpoint 4)."""
+
+GRPC_ENABLE_FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"
+"""Whether grpcio survives a fork; it does unless this says no."""
+
+OTEL_SPIFFE_AUTHORIZED_IDS = "OTEL_SPIFFE_AUTHORIZED_IDS"
+"""The SPIFFE IDs that the collector may have: ``spiffe://prod.example/collector,spiffe://prod.example/gateway``."""
+
+OTEL_SPIFFE_AUTHORIZED_ID_PREFIXES = "OTEL_SPIFFE_AUTHORIZED_ID_PREFIXES"
+"""SPIFFE IDs at or below which the collector's may be, whole path segments: ``spiffe://prod.example/otel``."""
+
+OTEL_SPIFFE_AUTHORIZED_TRUST_DOMAINS = "OTEL_SPIFFE_AUTHORIZED_TRUST_DOMAINS"
+"""Trust domains of which every member may be the collector: ``prod.example``."""
+
+OTEL_SPIFFE_AUTHORIZE_ANY_PEER = "OTEL_SPIFFE_AUTHORIZE_ANY_PEER"
+"""``true`` lets every SPIFFE ID that verifies be the collector, any workload of any federated domain."""
+
+OTEL_SPIFFE_HINT = "OTEL_SPIFFE_HINT"
+"""Which X509-SVID of the Workload API to present, by the operator's hint (Workload API 5.2.1)."""
+
+OTEL_SPIFFE_SVID_DIRECTORY = "OTEL_SPIFFE_SVID_DIRECTORY"
+"""A directory in which X509-SVID, key and bundle stand under well-known names, instead of the Workload API."""
+
+OTEL_SPIFFE_SVID_FILE = "OTEL_SPIFFE_SVID_FILE"
+"""A PEM file with the X509-SVID, leaf first, instead of the Workload API."""
+
+OTEL_SPIFFE_SVID_KEY_FILE = "OTEL_SPIFFE_SVID_KEY_FILE"
+"""A PEM file with the X509-SVID's private key; not needed where `OTEL_SPIFFE_SVID_FILE` holds it, too."""
+
+OTEL_SPIFFE_BUNDLE_FILE = "OTEL_SPIFFE_BUNDLE_FILE"
+"""A PEM file with the authorities of the X509-SVID's trust domain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A value of the environment and the variable that holds it, for errors that name it."""
+
+    variable: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What our own variables say; each field is named as the exporters' keyword is.
+
+    Attributes:
+        unknown: variables that begin with ``OTEL_SPIFFE_`` and are none of ours.
+    """
+
+    spiffe_endpoint_socket: str | None = None
+    hint: str | None = None
+    svid_directory: str | None = None
+    svid_file: str | None = None
+    svid_key_file: str | None = None
+    bundle_file: str | None = None
+    authorized_ids: tuple[str, ...] = ()
+    authorized_id_prefixes: tuple[str, ...] = ()
+    authorized_trust_domains: tuple[str, ...] = ()
+    authorize_any_peer: bool = False
+    unknown: tuple[str, ...] = ()
+
+
+def settings(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Return what our variables say now.
+
+    Raises:
+        InvalidConfiguration: a value cannot be read.
+    """
+    return Settings(
+        spiffe_endpoint_socket=spiffe_endpoint_socket(environ),
+        hint=_text(environ, OTEL_SPIFFE_HINT),
+        svid_directory=_text(environ, OTEL_SPIFFE_SVID_DIRECTORY),
+        svid_file=_text(environ, OTEL_SPIFFE_SVID_FILE),
+        svid_key_file=_text(environ, OTEL_SPIFFE_SVID_KEY_FILE),
+        bundle_file=_text(environ, OTEL_SPIFFE_BUNDLE_FILE),
+        authorized_ids=_list(environ, OTEL_SPIFFE_AUTHORIZED_IDS),
+        authorized_id_prefixes=_list(environ, OTEL_SPIFFE_AUTHORIZED_ID_PREFIXES),
+        authorized_trust_domains=_list(environ, OTEL_SPIFFE_AUTHORIZED_TRUST_DOMAINS),
+        authorize_any_peer=_flag(environ, OTEL_SPIFFE_AUTHORIZE_ANY_PEER),
+        unknown=tuple(sorted(name for name in environ if name.startswith("OTEL_SPIFFE_") and name not in __all__)),
+    )
 
 
 def spiffe_endpoint_socket(environ: Mapping[str, str] = os.environ) -> str | None:
     """Return the address in `SPIFFE_ENDPOINT_SOCKET`, or None where it is not set or empty."""
     return environ.get(SPIFFE_ENDPOINT_SOCKET) or None
+
+
+def otlp_endpoint(signal: Signal, environ: Mapping[str, str] = os.environ) -> Setting | None:
+    """Return where `signal` goes: the signal's own variable, else the general one, else None."""
+    return _otlp(signal, "ENDPOINT", environ)
+
+
+def otlp_protocol(signal: Signal, environ: Mapping[str, str] = os.environ) -> Setting | None:
+    """Return how `signal` goes: the signal's own variable, else the general one, else None."""
+    return _otlp(signal, "PROTOCOL", environ)
+
+
+def otlp_tls_variables(signal: Signal, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return those of the stock exporters' TLS variables that are set and that a SPIFFE exporter has no use for."""
+    names = ("INSECURE", "CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
+    return tuple(setting.variable for name in names if (setting := _otlp(signal, name, environ)) is not None)
+
+
+def grpc_fork_support(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether grpcio is left as it is, or told to, survive a fork."""
+    return environ.get(GRPC_ENABLE_FORK_SUPPORT, "1").strip().lower() not in _GRPC_NO
 
 
 def https_proxy(host: str) -> str | None:
@@ -31,3 +165,32 @@ def https_proxy(host: str) -> str | None:
     if urllib.request.proxy_bypass_environment(host, proxies):  # type: ignore[attr-defined]  # typeshed lacks it
         return None
     return proxies.get("https") or proxies.get("all")
+
+
+def _otlp(signal: Signal, name: str, environ: Mapping[str, str]) -> Setting | None:
+    for variable in (f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}", f"OTEL_EXPORTER_OTLP_{name}"):
+        if value := _text(environ, variable):
+            return Setting(variable, value)
+    return None
+
+
+def _text(environ: Mapping[str, str], variable: str) -> str | None:
+    return environ.get(variable, "").strip() or None
+
+
+def _list(environ: Mapping[str, str], variable: str) -> tuple[str, ...]:
+    value = _text(environ, variable)
+    items = tuple(stripped for item in (value or "").split(",") if (stripped := item.strip()))
+    if value and not items:
+        raise InvalidConfiguration(variable, f"{value!r} holds no value", fix="set a comma separated list, or unset it")
+    return items
+
+
+def _flag(environ: Mapping[str, str], variable: str) -> bool:
+    match (_text(environ, variable) or "false").lower():
+        case "true":
+            return True
+        case "false":
+            return False
+        case other:
+            raise InvalidConfiguration(variable, f"{other!r} is neither true nor false")
