@@ -82,12 +82,18 @@ def _handler(
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
     def export(request: bytes, context: grpc.ServicerContext) -> bytes:
         headers = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
-        verdict = record.take(signal, "grpc", request, peer=_interim_peer(context, source, authorize), headers=headers)
+        peer = _interim_peer(context, source, authorize)
+        verdict = record.take(signal, "grpc", request, peer=peer, serial=_serial(context), headers=headers)
         if verdict.code is not grpc.StatusCode.OK:
             context.abort(verdict.code, verdict.details)
         return b""  # an empty Export*ServiceResponse
 
     return grpc.unary_unary_rpc_method_handler(export)
+
+
+def _serial(context: grpc.ServicerContext) -> int:
+    (leaf,) = context.auth_context()["x509_pem_cert"]
+    return x509.load_pem_x509_certificate(leaf).serial_number
 
 
 def _noting(authorize: Authorizer, record: Record) -> Callable[[SpiffeId], None]:

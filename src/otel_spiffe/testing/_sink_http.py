@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import grpc
+from cryptography import x509
 
 from otel_spiffe.credentials import SpiffeSSLSocket, server_context
 
@@ -138,9 +139,12 @@ class _Handler(BaseHTTPRequestHandler):
             if isinstance(body, HTTPStatus):
                 self._answer(body)
                 return
-            peer = cast("SpiffeSSLSocket", self.connection).peer_id
+            tls = cast("SpiffeSSLSocket", self.connection)
+            serial = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"").serial_number
             headers = {name.lower(): value for name, value in self.headers.items()}
-            self._answer_verdict(server.record.take(signal, "http", body, peer=peer, headers=headers))
+            self._answer_verdict(
+                server.record.take(signal, "http", body, peer=tls.peer_id, serial=serial, headers=headers)
+            )
 
     def _answer_verdict(self, verdict: Verdict) -> None:
         self._answer(_HTTP_STATUS.get(verdict.code, HTTPStatus.INTERNAL_SERVER_ERROR), retry_after=verdict.retry_after)

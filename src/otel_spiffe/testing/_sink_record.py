@@ -45,6 +45,7 @@ class Received:
         signal: `traces`, `metrics` or `logs`.
         transport: `grpc` or `http`.
         peer: the verified SPIFFE ID of who sent it.
+        serial: the serial number of the X509-SVID that it presented.
         request: the message, decoded.
         headers: gRPC metadata or HTTP headers, names in lowercase.
     """
@@ -52,6 +53,7 @@ class Received:
     signal: Signal
     transport: Transport
     peer: SpiffeId
+    serial: int
     request: ExportRequest
     headers: Mapping[str, str]
 
@@ -125,7 +127,14 @@ class Record:
         self._flowing.set()
 
     def take(
-        self, signal: Signal, transport: Transport, body: bytes, *, peer: SpiffeId, headers: Mapping[str, str]
+        self,
+        signal: Signal,
+        transport: Transport,
+        body: bytes,
+        *,
+        peer: SpiffeId,
+        serial: int,
+        headers: Mapping[str, str],
     ) -> Verdict:
         """Wait while the sink is stalled, then decode and keep `body`, or answer what was ordered."""
         self._flowing.wait()
@@ -138,7 +147,12 @@ class Record:
         except DecodeError as error:
             return Verdict(code=grpc.StatusCode.INVALID_ARGUMENT, details=f"no OTLP {signal} request: {error}")
         received = Received(
-            signal=signal, transport=transport, peer=peer, request=request, headers=MappingProxyType(dict(headers))
+            signal=signal,
+            transport=transport,
+            peer=peer,
+            serial=serial,
+            request=request,
+            headers=MappingProxyType(dict(headers)),
         )
         with self._changed:
             self._kept.append(received)
