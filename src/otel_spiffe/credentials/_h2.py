@@ -78,7 +78,7 @@ class Answerer:
 
     def _read_preface(self) -> None:
         n = min(len(self._preface), len(self._inbox))
-        if self._inbox[:n] != self._preface[:n]:
+        if not self._preface.startswith(self._inbox[:n]):
             raise _ConnectionFailure(_PROTOCOL_ERROR)
         self._preface = self._preface[n:]
         del self._inbox[:n]

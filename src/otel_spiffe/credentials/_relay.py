@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Relays: SPIFFE mTLS for programs that cannot speak it themselves, gRPC channels first of all."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING, Final, Self
+
+from otel_spiffe import environment
+from otel_spiffe.credentials._proxy import FROM_ENVIRONMENT, Proxy, parse_proxy
+from otel_spiffe.credentials._relay_outbound import Plan, lease
+from otel_spiffe.credentials._resolve import HostPort, parse_host_port
+from otel_spiffe.errors import InvalidConfiguration
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from otel_spiffe.identity import Authorizer, Source
+
+__all__ = ["OutboundRelay", "Relay"]
+
+IDENTITY_TIMEOUT: Final = 5.0
+"""Seconds that a connection waits for the source's first identity."""
+CONNECT_TIMEOUT: Final = 4.0
+"""Seconds to resolve, connect and shake hands: with the above still below the 10 s deadline of an export, which
+would otherwise end as DEADLINE_EXCEEDED and say nothing."""
+MAX_CONNECTIONS: Final = 256
+"""Of one relay; gRPC has one for each different channel."""
+
+
+class Relay:
+    """What both directions have in common: `close`, and the context manager that calls it."""
+
+    def close(self) -> None:
+        """End it and every connection through it; may be called again."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @staticmethod
+    def outbound(
+        target: str,
+        source: Source,
+        *,
+        authorize: Authorizer,
+        present_svid: bool = True,
+        proxy: str | None = FROM_ENVIRONMENT,
+        identity_timeout: float = IDENTITY_TIMEOUT,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> OutboundRelay:
+        """Open a relay from a Unix socket, which this process alone may use, to a server over SPIFFE mTLS.
+
+        Args:
+            target: the server's ``host:port``; its host is sent as SNI and is not otherwise checked.
+            source: of the X509-SVID to present and of the bundles; asked at every handshake.
+            authorize: which servers to accept.
+            present_svid: False presents no certificate.
+            proxy: ``http://[user:password@]host:port`` to go through by CONNECT; None for none; by default what
+                ``HTTPS_PROXY`` and ``NO_PROXY`` say.
+            identity_timeout: seconds that a connection waits for the source's first identity.
+            connect_timeout: seconds to resolve, connect and shake hands.
+            max_connections: at one time; calls on further ones are refused.
+
+        Raises:
+            InvalidConfiguration: `target` or `proxy` cannot be read, or this platform cannot have a relay.
+            OSError: no Unix socket can be had.
+        """
+        refuse_where_it_cannot_work()
+        where = parse_host_port(target, setting="target")
+        plan = Plan(
+            target=where,
+            source=source,
+            authorize=authorize,
+            present_svid=present_svid,
+            proxy=_proxy_for(where, proxy),
+            identity_timeout=identity_timeout,
+            connect_timeout=connect_timeout,
+            max_connections=max_connections,
+        )
+        return OutboundRelay(plan)
+
+
+class OutboundRelay(Relay):
+    """A relay to one server; `Relay.outbound` opens it. Those of equal settings in one process share their sockets."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._authority = str(plan.target)
+        self._core, self._give_back = lease(plan)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def target(self) -> str:
+        """What a gRPC channel is to dial, ``unix:...``, in this process and in its forked children."""
+        return self._core.address
+
+    @property
+    def authority(self) -> str:
+        """The server's ``host:port``, for the channel option ``grpc.default_authority``."""
+        return self._authority
+
+    def close(self) -> None:
+        """Give it back; the last of equal settings ends every connection. May be called again."""
+        if not self._closed:
+            self._closed = True
+            self._give_back()
+
+    def __repr__(self) -> str:
+        return f"<Relay to {self._authority}{' closed' if self._closed else ''}>"
+
+
+def refuse_where_it_cannot_work() -> None:
+    """Return, or say why gRPC over SPIFFE cannot work in this process.
+
+    Raises:
+        InvalidConfiguration: on Windows, and where gevent or eventlet has replaced the threads.
+    """
+    if sys.platform == "win32":
+        raise InvalidConfiguration(
+            "gRPC over SPIFFE", "it needs Unix sockets, which Python does not have on Windows", fix=_USE_HTTP
+        )
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        raise InvalidConfiguration("gRPC over SPIFFE", f"gevent {_GREENLETS}", fix=_USE_HTTP)
+    patcher = sys.modules.get("eventlet.patcher")
+    if patcher is not None and patcher.is_monkey_patched("thread"):
+        raise InvalidConfiguration("gRPC over SPIFFE", f"eventlet {_GREENLETS}", fix=_USE_HTTP)
+
+
+_USE_HTTP: Final = "use OTLP over HTTP (OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf)"
+_GREENLETS: Final = (
+    "has replaced this process's threads by greenlets: a gRPC call would stop the one thread on which the relay "
+    "that is to carry it should run"
+)
+
+
+def _proxy_for(target: HostPort, proxy: str | None) -> Proxy | None:
+    if proxy == FROM_ENVIRONMENT:
+        url = environment.https_proxy(str(target))
+        return parse_proxy(url, setting="HTTPS_PROXY") if url else None
+    return parse_proxy(proxy) if proxy else None
