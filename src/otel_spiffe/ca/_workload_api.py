@@ -210,8 +210,18 @@ class WorkloadApiServer:
     def _stream(self, method: str, _request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         return self._streams.serve(method, context)
 
+    # For subclasses that misbehave on order: they are in another room, and need no more than these and `_listen`.
     def _tell(self, *, svids: Answer, bundles: Answer) -> None:
         self._streams.tell(svids=svids, bundles=bundles)
+
+    @staticmethod
+    def _refusal(code: grpc.StatusCode, details: str) -> Answer:
+        return Refusal(code, details)
+
+    @property
+    def listening(self) -> bool:
+        """Whether new streams are taken."""
+        return self._server is not None
 
     def __enter__(self) -> Self:
         return self
