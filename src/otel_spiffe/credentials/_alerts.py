@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+import socket
+import ssl
 
-if TYPE_CHECKING:
-    import ssl
-
-__all__ = ["alert_of", "certificates_of_message"]
+__all__ = ["alert_of", "certificates_of_message", "unreachable_reason"]
 
 # SSLV3_ALERT_CERTIFICATE_EXPIRED, TLSV1_ALERT_UNKNOWN_CA, TLSV13_ALERT_CERTIFICATE_REQUIRED (OpenSSL 1.1.1 to
 # 3.0) and SSL/TLS_ALERT_..., 3.2 and later: the prefix is the version that invented the alert, not the one in use.
@@ -55,3 +53,35 @@ def _take(data: bytes, skip: int, width: int) -> tuple[bytes, bytes]:
         msg = "the Certificate message ends too early"
         raise ValueError(msg)
     return data[start:end], data[end:]
+
+
+def unreachable_reason(error: BaseException, *, timeout: object = None) -> str:
+    """Say in a few words why no TLS handshake took place.
+
+    Args:
+        error: what the operating system, OpenSSL or urllib3 raised.
+        timeout: seconds that were allowed, where that is known.
+    """
+    root = _root(error)
+    reason = getattr(root, "reason", None)
+    if isinstance(root, socket.gaierror):
+        return f"its name does not resolve ({root.strerror})"
+    if isinstance(root, TimeoutError) or "timed out" in str(error):
+        return f"it did not answer within {timeout:g} s" if isinstance(timeout, int | float) else "it did not answer"
+    if reason in _NOT_TLS:
+        return f"what answers there does not speak TLS ({reason})"
+    if isinstance(root, ssl.SSLEOFError | ConnectionResetError):
+        return "it closed the connection during the TLS handshake"
+    if isinstance(root, ssl.SSLError):
+        return f"the TLS handshake failed ({reason or root})"
+    return str(getattr(root, "strerror", None) or root)
+
+
+_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
+
+
+def _root(error: BaseException) -> BaseException:
+    # urllib3's errors carry the operating system's as their cause.
+    while not isinstance(error, OSError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error

@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import ssl
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from otel_spiffe.credentials._tls_gate import gate
 from otel_spiffe.credentials._tls_handshake import Handshake
 from otel_spiffe.credentials._tls_inner import FORCED_OPTIONS, Inner, Settings, build
 from otel_spiffe.credentials._tls_sockets import SpiffeSSLObject, SpiffeSSLSocket
-from otel_spiffe.errors import InvalidConfiguration
+from otel_spiffe.errors import InvalidConfiguration, InvalidIdentity, SourceUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from spiffe import SpiffeId
 
     from otel_spiffe.identity import Authorizer, Source
 
@@ -83,6 +86,27 @@ class SpiffeSSLContext(ssl.SSLContext):
             value = gate(name, value)
             self._spiffe_inner = None
         super().__setattr__(name, value)
+
+    @property
+    def local_id(self) -> SpiffeId | None:
+        """The SPIFFE ID that a connection made now presents; None where it presents none or none is to be had."""
+        if not self._spiffe_present:
+            return None
+        try:
+            return self._spiffe_source.identity().id
+        except (SourceUnavailable, InvalidIdentity):
+            return None
+
+    def is_current(self, connection: object) -> bool:
+        """Say whether a connection may be used on: the source has no newer identity, and neither SVID has expired."""
+        if not isinstance(connection, SpiffeSSLSocket | SpiffeSSLObject):
+            return False
+        try:
+            newest = self._spiffe_source.identity()
+        except SourceUnavailable:
+            return False
+        end = connection.expires_at
+        return connection.handshake.identity is newest and end is not None and datetime.now(UTC) < end
 
     def _spiffe_choose(self, **chosen: Any) -> None:  # noqa: ANN401
         self._spiffe_chosen.update(chosen)
@@ -192,7 +216,8 @@ class SpiffeSSLContext(ssl.SSLContext):
 
     def get_ca_certs(self, *arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401
         """Return the authorities of the source's bundles, as `ssl.SSLContext.get_ca_certs`."""
-        return self._spiffe_current().context.get_ca_certs(*arguments, **keywords)
+        inner: Any = self._spiffe_current().context
+        return inner.get_ca_certs(*arguments, **keywords)
 
     def cert_store_stats(self) -> dict[str, int]:
         """Count the authorities of the source's bundles, as `ssl.SSLContext.cert_store_stats`."""

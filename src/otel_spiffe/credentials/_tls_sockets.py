@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ssl
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from otel_spiffe.credentials._alerts import alert_of
 from otel_spiffe.errors import PeerUntrusted, Untrusted
@@ -30,11 +30,18 @@ def _peer_chain(connection: ssl.SSLObject | ssl.SSLSocket) -> list[bytes]:
     # Public from Python 3.13 on; before that the same method stands on the private `_sslobj` alone.
     if sys.version_info >= (3, 13):
         return connection.get_unverified_chain()
-    certificates: Any = connection._sslobj.get_unverified_chain()  # type: ignore[union-attr]  # noqa: SLF001
-    return [certificate.public_bytes(_DER) for certificate in certificates or ()]
+    private: Any = connection
+    certificates: list[Any] = private._sslobj.get_unverified_chain() or []  # noqa: SLF001
+    return [each.public_bytes(_DER) for each in certificates]
 
 
 _DER = 2  # _ssl.ENCODING_DER
+
+
+def _raise(explained: OSError, error: OSError) -> NoReturn:
+    if explained is error:
+        raise error
+    raise explained from error
 
 
 class _Checked:
@@ -105,6 +112,9 @@ class _Checked:
 class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
     """An `ssl.SSLSocket` whose handshake ends with a verified and authorized `peer_id`."""
 
+    _sslobj: Any  # None before `connect` and after `unwrap`
+    suppress_ragged_eofs: bool
+
     def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 -- the standard library's signature
         """Do the handshake, then verify and authorize the peer.
 
@@ -120,7 +130,7 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
         except _AGAIN:
             raise
         except OSError as error:
-            raise self.handshake.failed(error) from error
+            _raise(self.handshake.failed(error), error)
         self.handshake.finish(_peer_chain(self), resumed=bool(self.session_reused))
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002, ANN401 -- the standard library's signature
@@ -130,11 +140,11 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
         # Until the server's first byte, its hanging up without a word is how gRPC C-core refuses a client.
         self.suppress_ragged_eofs = wanted and (self.server_side or self.handshake.answered)
         try:
-            data = super().read(len, buffer)
+            data = super().read(len, buffer)  # pyright: ignore[reportDeprecated]
         except _AGAIN:
             raise
         except OSError as error:
-            raise self.handshake.read_failed(error) from error
+            _raise(self.handshake.read_failed(error), error)
         finally:
             self.suppress_ragged_eofs = wanted
         self.handshake.answered |= bool(data)
@@ -144,11 +154,11 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
         """Write application data, as `ssl.SSLSocket.write`; RefusedByPeer when the peer refuses us here."""
         self._ready()
         try:
-            return super().write(data)
+            return super().write(data)  # pyright: ignore[reportDeprecated]
         except _AGAIN:
             raise
         except OSError as error:
-            raise self._write_failed(error) from error
+            _raise(self._write_failed(error), error)
 
     def send(self, data: Any, flags: int = 0) -> int:  # noqa: ANN401
         """Send application data, as `ssl.SSLSocket.send`; RefusedByPeer when the peer refuses us here."""
@@ -158,13 +168,13 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
         except _AGAIN:
             raise
         except OSError as error:
-            raise self._write_failed(error) from error
+            _raise(self._write_failed(error), error)
 
     def _write_failed(self, error: OSError) -> OSError:
         # The alert that explains a broken pipe is still to be read.
         if not self.handshake.answered and not self.server_side:
             try:
-                super().read(1)
+                super().read(1)  # pyright: ignore[reportDeprecated]
             except OSError as found:
                 return self.handshake.read_failed(found if alert_of(found) else error)
         return self.handshake.read_failed(error)
@@ -186,7 +196,7 @@ class SpiffeSSLObject(_Checked, ssl.SSLObject):
         except _AGAIN:
             raise
         except OSError as error:
-            raise self.handshake.failed(error) from error
+            _raise(self.handshake.failed(error), error)
         self.handshake.finish(_peer_chain(self), resumed=bool(self.session_reused))
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002, ANN401 -- the standard library's signature
@@ -198,7 +208,7 @@ class SpiffeSSLObject(_Checked, ssl.SSLObject):
         except _AGAIN:
             raise
         except OSError as error:
-            raise self.handshake.read_failed(error) from error
+            _raise(self.handshake.read_failed(error), error)
         self.handshake.answered |= bool(data)
         return data
 

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The interceptors that let only verified and authorized clients reach a gRPC server's handlers."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+import grpc.aio
+
+from otel_spiffe.credentials._interceptor_verdict import Judge, calls, connection_of, refusal_of
+from otel_spiffe.errors import OtelSpiffeError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from otel_spiffe.credentials._interceptor_verdict import Connection
+    from otel_spiffe.identity import Authorizer, Source
+
+__all__ = ["AioAuthorizationInterceptor", "AuthorizationInterceptor"]
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class AuthorizationInterceptor(grpc.ServerInterceptor):
+    """Refuses each call whose client does not verify (UNAUTHENTICATED) or is not authorized (PERMISSION_DENIED).
+
+    gRPC verified the client against the authorities of all trust domains together, once, at the handshake. This
+    verifies it against those of its own trust domain, at every call, so a connection ends being useful when the
+    client's X509-SVID expires or its authority is withdrawn. Calls of unknown methods are refused the same way.
+
+    Put it first in the server's `interceptors`: what stands before it sees unverified clients.
+
+    Args:
+        source: of the bundles; the one that `server_credentials` has.
+        authorize: which clients to accept; asked at every call.
+        clock: returns the time, aware.
+    """
+
+    def __init__(self, source: Source, *, authorize: Authorizer, clock: Callable[[], datetime] = _utc_now) -> None:
+        self._judge = Judge(source, authorize, clock)
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:  # noqa: ANN401 -- grpc has no types
+        """Return the method's handler behind the check."""
+        return _behind(continuation(handler_call_details) or _NOT_FOUND, self._guard)
+
+    def _guard(self, behavior: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(behavior)
+        def checked(request: object, context: Any, *rest: object) -> Any:  # noqa: ANN401
+            _let_in(self._judge, context)
+            return behavior(request, context, *rest)
+
+        return checked
+
+
+class AioAuthorizationInterceptor(grpc.aio.ServerInterceptor):
+    """`AuthorizationInterceptor` for `grpc.aio` servers; handlers may be coroutines, generators or plain functions.
+
+    Args:
+        source: of the bundles; the one that `server_credentials` has.
+        authorize: which clients to accept; asked at every call, on the event loop.
+        clock: returns the time, aware.
+    """
+
+    def __init__(self, source: Source, *, authorize: Authorizer, clock: Callable[[], datetime] = _utc_now) -> None:
+        self._judge = Judge(source, authorize, clock)
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:  # noqa: ANN401
+        """Return the method's handler behind the check."""
+        return _behind(await continuation(handler_call_details) or _NOT_FOUND, self._guard)
+
+    def _guard(self, behavior: Callable[..., Any]) -> Callable[..., Any]:
+        # grpc.aio tells these three apart by inspection, so what stands before each must be of its kind.
+        @functools.wraps(behavior)
+        async def awaited(request: object, context: Any) -> Any:  # noqa: ANN401
+            await self._enter(context)
+            return await behavior(request, context)
+
+        @functools.wraps(behavior)
+        async def iterated(request: object, context: Any) -> AsyncIterator[Any]:  # noqa: ANN401
+            await self._enter(context)
+            async for response in behavior(request, context):
+                yield response
+
+        @functools.wraps(behavior)
+        def called(request: object, context: Any) -> Any:  # noqa: ANN401 -- grpc runs these on a thread
+            _let_in(self._judge, context)
+            return behavior(request, context)
+
+        if inspect.isasyncgenfunction(behavior):
+            return iterated
+        return awaited if inspect.iscoroutinefunction(behavior) else called
+
+    async def _enter(self, context: Any) -> None:  # noqa: ANN401
+        connection = connection_of(context)
+        try:
+            peer = self._judge.judge(connection)
+        except OtelSpiffeError as error:
+            await context.abort(*refusal_of(error))
+            raise  # abort has raised; were it to return, nothing may run
+        calls.begin(connection, peer)
+        context.add_done_callback(functools.partial(_ended, connection))
+
+
+def _ended(connection: Connection, _context: object) -> None:
+    calls.end(connection)
+
+
+def _let_in(judge: Judge, context: Any) -> None:  # noqa: ANN401 -- grpc's two sync contexts share no type
+    connection = connection_of(context)
+    try:
+        peer = judge.judge(connection)
+    except OtelSpiffeError as error:
+        context.abort(*refusal_of(error))
+        raise  # abort has raised; were it to return, nothing may run
+    calls.begin(connection, peer)
+    if context.add_callback(lambda: calls.end(connection)) is False:
+        calls.end(connection)  # the call is over already
+
+
+def _not_found(_: object, context: grpc.ServicerContext) -> NoReturn:
+    context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")  # as gRPC itself answers
+
+
+_NOT_FOUND: Any = grpc.stream_stream_rpc_method_handler(_not_found)  # fits any kind of call: it reads nothing
+
+
+def _behind(handler: Any, guard: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Any:  # noqa: ANN401
+    make, behavior = _KINDS[bool(handler.request_streaming), bool(handler.response_streaming)]
+    return make(
+        guard(getattr(handler, behavior)),
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
+
+
+_KINDS: dict[tuple[bool, bool], tuple[Callable[..., Any], str]] = {
+    (False, False): (grpc.unary_unary_rpc_method_handler, "unary_unary"),
+    (False, True): (grpc.unary_stream_rpc_method_handler, "unary_stream"),
+    (True, False): (grpc.stream_unary_rpc_method_handler, "stream_unary"),
+    (True, True): (grpc.stream_stream_rpc_method_handler, "stream_stream"),
+}
