@@ -32,6 +32,15 @@ def path_fault(
     chain: Sequence[x509.Certificate], bundle: X509Bundle, identity: Identity, *, now: datetime, error: Exception
 ) -> Fault:
     """Return why path validation, which said `error`, found no path from `chain` to `bundle`."""
+    try:
+        return _walked(chain, bundle, identity, now, error)
+    except UNREADABLE as unreadable:
+        return Fault(Untrusted.UNREADABLE, f"one of its certificates cannot be read: {unreadable}")
+
+
+def _walked(
+    chain: Sequence[x509.Certificate], bundle: X509Bundle, identity: Identity, now: datetime, error: Exception
+) -> Fault:
     path = [chain[0]]
     while (anchor := _issuer(path[-1], bundle.authorities)) is None:
         above = _issuer(path[-1], [each for each in chain if each not in path])
@@ -65,55 +74,47 @@ def _end_fault(
     if owner is not None:
         return Fault(
             Untrusted.UNKNOWN_AUTHORITY,
-            f"{who} issued by {issuer_of(end)!r}, an authority of {owner}, which may not speak for "
+            f"{who} issued by {issuer_of(end)!r}: that is an authority of {owner}, which may not speak for "
             f"{bundle.trust_domain} (X509-SVID 5)",
         )
-    if _is_gap(end, path, chain, bundle, identity):
+    namesakes = [each for each in (*chain, *bundle.authorities) if each not in path and each.subject == end.issuer]
+    if _is_ours(end, identity) or (not namesakes and _is_gap(end, path, chain, bundle)):
         return Fault(
             Untrusted.INCOMPLETE_CHAIN,
             f"{who} issued by {issuer_of(end)!r}, an intermediate CA whose certificate is missing: "
             "the peer must send its intermediates",
         )
+    if namesakes:
+        return Fault(
+            Untrusted.UNKNOWN_AUTHORITY,
+            f"{who} issued by {issuer_of(end)!r}, and by another key than the certificate of that name has",
+        )
     return Fault(Untrusted.UNKNOWN_AUTHORITY, _unknown(end, who, bundle))
 
 
+def _is_ours(end: x509.Certificate, identity: Identity) -> bool:
+    return _issuer(end, (each for svid in identity.svids for each in svid.chain[1:])) is not None
+
+
 def _is_gap(
-    end: x509.Certificate,
-    path: Sequence[x509.Certificate],
-    chain: Sequence[x509.Certificate],
-    bundle: X509Bundle,
-    identity: Identity,
+    end: x509.Certificate, path: Sequence[x509.Certificate], chain: Sequence[x509.Certificate], bundle: X509Bundle
 ) -> bool:
     """Return whether anything shows that the missing issuer stands between `end` and the bundle.
 
-    A leaf alone looks the same whether its unknown issuer is an intermediate or a root. Three things tell:
-    we have that intermediate ourselves, the peer sent what stands above it, or the AKI names its issuer.
+    A leaf alone looks the same whether its unknown issuer is an intermediate or a root. Two things tell:
+    the peer sent what stands above it, or the AKI names the issuer's issuer.
     """
-    ours = [certificate for svid in identity.svids for certificate in svid.chain[1:]]
-    if _issuer(end, ours) is not None:
-        return True
     if any(each not in path and _issuer(each, bundle.authorities) is not None for each in chain):
         return True
-    try:
-        key = find(end, x509.AuthorityKeyIdentifier)
-    except UNREADABLE:
-        return False
-    above = (
-        [name.value for name in (key.value.authority_cert_issuer or ()) if isinstance(name, x509.DirectoryName)]
-        if key is not None
-        else []
-    )
+    key = find(end, x509.AuthorityKeyIdentifier)
+    names = (key.value.authority_cert_issuer or ()) if key is not None else ()
+    above = [name.value for name in names if isinstance(name, x509.DirectoryName)]
     return any(authority.subject in above for authority in bundle.authorities)
 
 
 def _unknown(end: x509.Certificate, who: str, bundle: X509Bundle) -> str:
     count = len(bundle.authorities)
     none_of = "not the one authority" if count == 1 else f"not among the {count} authorities"
-    if end.issuer in [authority.subject for authority in bundle.authorities]:
-        return (
-            f"{who} issued by {issuer_of(end)!r}, and not by the authority of that name in the bundle of "
-            f"{bundle.trust_domain}: its signature is another key's"
-        )
     if end.issuer == end.subject:
         return f"{who} self-signed and {none_of} of {bundle.trust_domain}"
     return (
@@ -124,13 +125,10 @@ def _unknown(end: x509.Certificate, who: str, bundle: X509Bundle) -> str:
 
 def _whole_fault(path: Sequence[x509.Certificate], now: datetime, error: Exception) -> Fault:
     """Say what keeps a path from counting whose every signature is right."""
-    try:
-        fault = _date_fault(path[0], now, "it")
-        for issuer in path[1:]:
-            who = f"its issuer {name_of(issuer)!r}"
-            fault = fault or _date_fault(issuer, now, who) or _issuer_fault(issuer, who)
-    except UNREADABLE as unreadable:
-        return Fault(Untrusted.UNREADABLE, f"one of its issuers cannot be read: {unreadable}")
+    fault = _date_fault(path[0], now, "it")
+    for issuer in path[1:]:
+        who = f"its issuer {name_of(issuer)!r}"
+        fault = fault or _date_fault(issuer, now, who) or _issuer_fault(issuer, who)
     return fault or Fault(Untrusted.INVALID_CHAIN, f"its chain breaks RFC 5280 6: {error}")
 
 

@@ -40,6 +40,7 @@ UNREADABLE = (
     x509.DuplicateExtension,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
+    Warning,  # where the program makes errors of them: pyca warns of a serial number that is not positive
 )
 
 _E = TypeVar("_E", bound=x509.ExtensionType)

@@ -65,10 +65,11 @@ def x509_svid(
 
 
 def _linked(chain: Sequence[x509.Certificate], *, what: str) -> tuple[x509.Certificate, ...]:
+    is_root = False
     for below, above in itertools.pairwise(chain):
         try:
             below.verify_directly_issued_by(above)
-            issues = is_ca(above)
+            issues, is_root = is_ca(above), above.issuer == above.subject
         except (InvalidSignature, *UNREADABLE) as error:
             raise InvalidIdentity(
                 what,
@@ -77,5 +78,4 @@ def _linked(chain: Sequence[x509.Certificate], *, what: str) -> tuple[x509.Certi
             ) from error
         if not issues:
             raise InvalidIdentity(what, f"in its chain {name_of(above)!r} is no CA certificate (X509-SVID 4.1)")
-    end = chain[-1]
-    return tuple(chain[:-1]) if len(chain) > 1 and end.issuer == end.subject else tuple(chain)
+    return tuple(chain[:-1] if is_root else chain)
