@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from otel_spiffe.credentials._http import http_session
     from otel_spiffe.credentials._interceptor import AioAuthorizationInterceptor, AuthorizationInterceptor
     from otel_spiffe.credentials._interceptor_verdict import peer_id
-    from otel_spiffe.credentials._relay import OutboundRelay, Relay
+    from otel_spiffe.credentials._relay import InboundRelay, OutboundRelay, Relay
     from otel_spiffe.credentials._server import server_credentials
 
 __all__ = [
     "AioAuthorizationInterceptor",
     "AioSpiffeChannel",
     "AuthorizationInterceptor",
+    "InboundRelay",
     "OutboundRelay",
     "Relay",
     "SpiffeChannel",

@@ -4,21 +4,22 @@
 from __future__ import annotations
 
 import sys
-import threading
 from typing import TYPE_CHECKING, Final, Self
 
 from otel_spiffe import environment
 from otel_spiffe.credentials._proxy import FROM_ENVIRONMENT, Proxy, parse_proxy
+from otel_spiffe.credentials._relay_inbound import Inbound, InboundPlan
 from otel_spiffe.credentials._relay_outbound import Plan, lease
 from otel_spiffe.credentials._resolve import HostPort, parse_host_port
 from otel_spiffe.errors import InvalidConfiguration
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     from otel_spiffe.identity import Authorizer, Source
 
-__all__ = ["OutboundRelay", "Relay"]
+__all__ = ["InboundRelay", "OutboundRelay", "Relay"]
 
 IDENTITY_TIMEOUT: Final = 5.0
 """Seconds that a connection waits for the source's first identity."""
@@ -27,6 +28,13 @@ CONNECT_TIMEOUT: Final = 4.0
 would otherwise end as DEADLINE_EXCEEDED and say nothing."""
 MAX_CONNECTIONS: Final = 256
 """Of one relay; gRPC has one for each different channel."""
+
+HANDSHAKE_TIMEOUT: Final = 10.0
+"""Seconds that a client of an inbound relay has to shake hands."""
+MAX_CLIENTS: Final = 256
+"""Of an inbound relay, at two descriptors each: half of the usual limit of 1,024 for a process."""
+MAX_HANDSHAKES: Final = 256
+"""Of an inbound relay at one time."""
 
 
 class Relay:
@@ -87,6 +95,76 @@ class Relay:
         )
         return OutboundRelay(plan)
 
+    @staticmethod
+    def inbound(
+        listen: str,
+        source: Source,
+        *,
+        authorize: Authorizer,
+        upstream: str,
+        alpn: Sequence[str] = ("h2", "http/1.1"),
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        max_connections: int = MAX_CLIENTS,
+        max_handshakes: int = MAX_HANDSHAKES,
+    ) -> InboundRelay:
+        """Open a relay that serves SPIFFE mTLS in front of a plaintext server.
+
+        The server behind it learns neither the client's address nor its SPIFFE ID; what it serves is open to
+        everybody whom `authorize` accepts.
+
+        Args:
+            listen: ``host:port`` to listen on; port 0 takes a free one.
+            source: of the X509-SVID to present and of the bundles; asked at every handshake.
+            authorize: which clients to accept.
+            upstream: the server behind it, ``host:port`` or ``unix:/path``.
+            alpn: the protocols that it speaks, the preferred one first; ``("http/1.1",)`` for a server that knows
+                no HTTP/2 without TLS.
+            handshake_timeout: seconds that a client has to shake hands.
+            connect_timeout: seconds that the server behind has to accept.
+            max_connections: at one time; further clients wait.
+            max_handshakes: at one time; further ones end the oldest.
+
+        Raises:
+            InvalidConfiguration: `listen` or `upstream` cannot be read, or `listen` is not to be had.
+        """
+        return InboundRelay(
+            InboundPlan(
+                listen=parse_host_port(listen, setting="listen", lowest_port=0),
+                source=source,
+                authorize=authorize,
+                upstream=_upstream(upstream),
+                alpn=tuple(alpn),
+                handshake_timeout=handshake_timeout,
+                connect_timeout=connect_timeout,
+                max_connections=max_connections,
+                max_handshakes=max_handshakes,
+            )
+        )
+
+
+class InboundRelay(Relay):
+    """A relay in front of a server; `Relay.inbound` opens it. It stays with its process at a fork."""
+
+    def __init__(self, plan: InboundPlan) -> None:
+        self._core = Inbound(plan)
+        self._core.open()
+        self._closed = False
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens, host and port."""
+        return self._core.address
+
+    def close(self) -> None:
+        """End every connection and listen no more; may be called again."""
+        if not self._closed:
+            self._closed = True
+            self._core.close()
+
+    def __repr__(self) -> str:
+        return f"<Relay on {self._core.name}{' closed' if self._closed else ''}>"
+
 
 class OutboundRelay(Relay):
     """A relay to one server; `Relay.outbound` opens it. Those of equal settings in one process share their sockets."""
@@ -94,7 +172,6 @@ class OutboundRelay(Relay):
     def __init__(self, plan: Plan) -> None:
         self._authority = str(plan.target)
         self._core, self._give_back = lease(plan)
-        self._lock = threading.Lock()
         self._closed = False
 
     @property
@@ -140,6 +217,15 @@ _GREENLETS: Final = (
     "has replaced this process's threads by greenlets: a gRPC call would stop the one thread on which the relay "
     "that is to carry it should run"
 )
+
+
+def _upstream(text: str) -> HostPort | str:
+    if not text.startswith("unix:"):
+        return parse_host_port(text, setting="upstream")
+    path = "/" + text.removeprefix("unix:").lstrip("/")
+    if not text.startswith("unix:/") or path == "/":
+        raise InvalidConfiguration("upstream", f"{text!r} names no socket", fix="write it like unix:/run/app.sock")
+    return path
 
 
 def _proxy_for(target: HostPort, proxy: str | None) -> Proxy | None:

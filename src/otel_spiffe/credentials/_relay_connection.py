@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from otel_spiffe.credentials._relay_answer import Refusal
 from otel_spiffe.credentials._relay_dial import unreachable
+from otel_spiffe.credentials._relay_lifetime import Lifetime
 from otel_spiffe.credentials._relay_pump import Pump
 from otel_spiffe.errors import OtelSpiffeError, RefusedByPeer
 
@@ -25,12 +25,8 @@ __all__ = ["Connection"]
 
 _log = logging.getLogger("otel_spiffe.credentials")
 
-RETIRE_SHARE: Final = 0.1
-"""Of what remains of the X509-SVIDs: so long before their end the client is told to leave."""
-MAX_RETIRE: Final = 30.0
-"""Seconds of that at the most."""
-RECHECK: Final = 3600.0
-"""Seconds after which the clock is read again: it may be set while a timer runs."""
+LINGER: Final = 1.0
+"""Seconds that the server has to end the connection after the client has: gRPC's has nothing more to say."""
 
 
 class Connection:
@@ -45,7 +41,7 @@ class Connection:
         self._pump: Pump | None = None
         self._refusal: Refusal | None = None
         self._task: asyncio.Task[None] | None = None
-        self._expiry: asyncio.TimerHandle | None = None
+        self._lifetime: Lifetime | None = None
 
     def start(self) -> None:
         """Begin to dial."""
@@ -66,8 +62,8 @@ class Connection:
         """End it at once; may be called again."""
         if self._task is not None:
             self._task.cancel()
-        if self._expiry is not None:
-            self._expiry.cancel()
+        if self._lifetime is not None:
+            self._lifetime.stop()
         if self._pump is not None:
             self._pump.stop()
         if self._refusal is not None:
@@ -95,9 +91,11 @@ class Connection:
 
     def _carry(self, far: SpiffeSSLSocket) -> None:
         self._home.accepted(far)
-        self._pump = Pump(self._loop, self._near, far, ended=self._on_end)
+        self._pump = Pump(self._loop, self._near, far, http2=True, replay=True, linger=LINGER, ended=self._on_end)
         self._pump.start()
-        self._watch_expiry()
+        if far.expires_at is not None:
+            self._lifetime = Lifetime(self._loop, far.expires_at, notice=self._pump.retire, over=self._on_expiry)
+            self._lifetime.start()
         if self._home.generation > far.generation:
             self._pump.retire()
 
@@ -113,17 +111,6 @@ class Connection:
             error = RefusedByPeer("", peer=far.peer_id, local=far.local_id, fix="see its log")
         self.refuse(unreachable(self._home.target, error, far.local_id), pump.replay)
 
-    def _watch_expiry(self) -> None:
-        """Retire shortly before the first of both ends' X509-SVIDs ends, and close when it does."""
-        if self._pump is None or self._far is None or (end := self._far.expires_at) is None:
-            return
-        left = (end - datetime.now(UTC)).total_seconds()
-        if left <= 0:
-            _log.info("relay to %s: closing a connection of an X509-SVID that ended at %s", self._home.authority, end)
-            self.close()
-            return
-        early = left - min(left * RETIRE_SHARE, MAX_RETIRE)
-        if left <= MAX_RETIRE:
-            self._pump.retire()
-            early = left
-        self._expiry = self._loop.call_later(min(early, RECHECK), self._watch_expiry)
+    def _on_expiry(self) -> None:
+        _log.info("relay to %s: closing a connection whose X509-SVIDs have ended", self._home.authority)
+        self.close()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from otel_spiffe.credentials import _loop
 from otel_spiffe.credentials._peercred import peer_pid
+from otel_spiffe.credentials._relay_accept import Acceptor
 from otel_spiffe.credentials._relay_connection import Connection
 from otel_spiffe.credentials._relay_dial import Dialer
 from otel_spiffe.credentials._relay_listener import PrivateListener
@@ -102,11 +103,11 @@ class Outbound:
             self.plan.source, authorize=self.plan.authorize, present_svid=self.plan.present_svid
         )
         self._context.set_alpn_protocols(["h2"])
-        if self._listener.socket.fileno() >= 0:
-            loop.call(loop.asyncio.add_reader, self._listener.socket, self._accept)
+        self._acceptor = Acceptor(loop.asyncio, self._listener.socket, self._accept)
+        loop.call(lambda: self._acceptor.set(wanted=True))
 
     def _tear_down(self) -> None:
-        self.loop.asyncio.remove_reader(self._listener.socket)
+        self._acceptor.stop()
         for connection in tuple(self._connections):
             connection.close()
 
@@ -120,12 +121,7 @@ class Outbound:
         for connection in tuple(self._connections):
             connection.retire(generation)
 
-    def _accept(self) -> None:
-        try:
-            near, _ = self._listener.socket.accept()
-        except OSError:  # gone again, or no descriptor left: the backlog keeps it
-            return
-        near.setblocking(False)  # noqa: FBT003 -- the standard library's signature
+    def _accept(self, near: socket.socket, _origin: object) -> None:
         connection = Connection(self, near, ended=self._connections.discard)
         stranger = _stranger(near)
         crowded = len(self._connections) >= self.plan.max_connections

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 from typing import TYPE_CHECKING, Final
 
@@ -11,7 +12,6 @@ from otel_spiffe.credentials._h2 import GOAWAY, FrameBoundary
 
 if TYPE_CHECKING:
     import asyncio
-    import socket
     from collections.abc import Callable
 
     from _typeshed import WriteableBuffer
@@ -23,8 +23,6 @@ FLOW_BYTES: Final = 131_072
 REPLAY_BYTES: Final = 65_536
 """Of what the client said before the server's first byte; the client is not read beyond that. grpc-core says
 about 100 bytes and waits."""
-LINGER: Final = 1.0
-"""Seconds that the server has for what it still wants to say after the client has closed its side."""
 _ROUNDS: Final = 16
 """Of reading and writing before other connections have their turn."""
 _AGAIN = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -85,12 +83,15 @@ class Flow:
 
 
 class Pump:
-    """Carries bytes between a client's plain socket and a TLS socket until either ends.
+    """Carries bytes between a client's socket and a server's until either ends.
 
     Args:
         loop: where it lives; every method is to be called there.
-        near: the plain socket, non-blocking.
-        far: the TLS socket, non-blocking, its handshake done.
+        near: the client's side, non-blocking; a TLS socket has its handshake done.
+        far: the server's side, likewise.
+        http2: both speak HTTP/2, so that `retire` can say GOAWAY.
+        replay: keep what the client says until the server's first byte.
+        linger: seconds that the server has to finish after the client has closed its side.
         ended: called once, with the error that ended it or None, when neither socket is watched any more.
     """
 
@@ -98,40 +99,44 @@ class Pump:
         self,
         loop: asyncio.AbstractEventLoop,
         near: socket.socket,
-        far: ssl.SSLSocket,
+        far: socket.socket,
         *,
+        http2: bool,
+        replay: bool,
+        linger: float,
         ended: Callable[[OSError | None], object],
     ) -> None:
         self._loop = loop
         self._near = near
         self._far = far
+        self._linger = linger
         self._ended = ended
         self._out = Flow()
         self._back = Flow()
         self._readers: set[socket.socket] = set()
         self._writers: set[socket.socket] = set()
-        self._boundary = FrameBoundary()
-        self._retiring = self._retired = False
+        self._boundary = FrameBoundary() if http2 else None
+        self._retiring = False
         self._closing = self._done = False
         self._broken: OSError | None = None
-        self._linger: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.replay: bytearray | None = bytearray() if replay else None
         self.client_left = False
-        self.replay: bytearray | None = bytearray()
 
     def start(self) -> None:
         """Begin to carry."""
         self._turn()
 
     def retire(self) -> None:
-        """Tell the client by GOAWAY to open a new connection for new calls; calls under way go on."""
-        self._retiring = True
+        """Tell an HTTP/2 client by GOAWAY to open a new connection for new calls; calls under way go on."""
+        self._retiring = self._boundary is not None
         self._turn()
 
     def stop(self) -> None:
         """Watch neither socket any more; `ended` is not called."""
         self._done = True
-        if self._linger is not None:
-            self._linger.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         for connection in tuple(self._readers):
             self._watch(connection, self._readers, wanted=False)
         for connection in tuple(self._writers):
@@ -153,6 +158,7 @@ class Pump:
             self._end(error)
             return
         if self._back.eof and self._back.empty:
+            _say_goodbye(self._near)
             self._end(self._broken)
         elif not self._done:
             self._watch_all()
@@ -163,30 +169,29 @@ class Pump:
             n = self._back.fill(self._far.recv_into)
             moved = n >= 0
             if n > 0:
-                self._on_back()
-        if self._retiring and self._back.empty and self._boundary.here:
+                self.replay = None
+                self._follow()
+        if self._retiring and self._back.empty and self._boundary is not None and self._boundary.here:
             self._announce(0)
         if not self._back.empty:
             moved = self._back.drain(self._near.send) or moved
         return moved
 
-    def _on_back(self) -> None:
-        self.replay = None
-        if self._retired:
+    def _follow(self) -> None:
+        if self._boundary is None:
             return
         place = self._boundary.feed(self._back.pending)
         if self._retiring and place >= 0:
             self._announce(place)
 
     def _announce(self, offset: int) -> None:
-        if not self._retired:
-            self._retired = True
-            self._back.insert(offset, GOAWAY)
+        self._back.insert(offset, GOAWAY)
+        self._boundary, self._retiring = None, False  # said once
 
     def _carry_out(self) -> bool:
         moved = False
         if self._wants_out():
-            n = self._out.fill(self._near.recv_into)
+            n = self._hear()
             moved = n >= 0
             if n > 0 and self.replay is not None:
                 self.replay += self._out.pending
@@ -195,6 +200,13 @@ class Pump:
         elif self._out.eof and not self._closing:
             self._close_out()
         return moved
+
+    def _hear(self) -> int:
+        try:
+            return self._out.fill(self._near.recv_into)
+        except OSError:
+            self.client_left = True
+            raise
 
     def _wants_out(self) -> bool:
         room = self.replay is None or len(self.replay) < REPLAY_BYTES
@@ -211,17 +223,15 @@ class Pump:
             return True
 
     def _close_out(self) -> None:
-        """Pass the client's end on as close_notify, and give the server a while to finish."""
+        """Pass the client's end on, and give the server a while to finish."""
         self.client_left = True
-        with contextlib.suppress(OSError):
-            self._far.unwrap()  # raises SSLWantReadError until the server's close_notify is here, too
-            # Both have ended; another read would be one of the bare socket.
+        if _say_goodbye(self._far):
             self._back.discard()
         self._wait_for_the_end()
 
     def _wait_for_the_end(self) -> None:
         self._closing = True
-        self._linger = self._loop.call_later(LINGER, self._end, self._broken)
+        self._timer = self._loop.call_later(self._linger, self._end, self._broken)
 
     def _end(self, error: OSError | None) -> None:
         if self._done:
@@ -230,8 +240,6 @@ class Pump:
         self._ended(error)
 
     def _watch_all(self) -> None:
-        # A TLS read may have to write (a key update) and the reverse, so while something waits for the far
-        # socket, both its directions are watched.
         self._watch(self._near, self._readers, wanted=self._wants_out())
         self._watch(self._near, self._writers, wanted=not self._back.empty)
         self._watch(self._far, self._readers, wanted=self._back.empty and not self._back.eof)
@@ -247,3 +255,13 @@ class Pump:
         else:
             watched.discard(connection)
             (self._loop.remove_reader if reading else self._loop.remove_writer)(connection)
+
+
+def _say_goodbye(connection: socket.socket) -> bool:
+    """Say that nothing more will be written, and return whether the peer had said so before."""
+    with contextlib.suppress(OSError):
+        if isinstance(connection, ssl.SSLSocket):
+            connection.unwrap()  # sends close_notify; SSLWantReadError until the peer's is here
+            return True  # and now it is a bare socket, which must not be read
+        connection.shutdown(socket.SHUT_WR)
+    return False

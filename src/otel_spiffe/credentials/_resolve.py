@@ -182,7 +182,8 @@ async def _connect_one(loop: asyncio.AbstractEventLoop, address: Address) -> soc
     connection = socket.socket(family, socket.SOCK_STREAM)
     try:
         connection.setblocking(False)  # noqa: FBT003 -- the standard library's signature
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if family != socket.AF_UNIX:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await _connected(loop, connection, where)
     except BaseException:
         connection.close()
@@ -193,7 +194,7 @@ async def _connect_one(loop: asyncio.AbstractEventLoop, address: Address) -> soc
 async def _connected(loop: asyncio.AbstractEventLoop, connection: socket.socket, where: object) -> None:
     # Not loop.sock_connect: it resolves what it does not recognise as numeric with an executor.
     code = connection.connect_ex(where)  # type: ignore[arg-type]
-    if code in {errno.EINPROGRESS, errno.EINTR, errno.EWOULDBLOCK}:
+    if code in {errno.EINPROGRESS, errno.EINTR}:  # EAGAIN is a Unix socket's full backlog
         writable = asyncio.Event()
         loop.add_writer(connection, writable.set)
         try:
@@ -208,5 +209,7 @@ async def _connected(loop: asyncio.AbstractEventLoop, connection: socket.socket,
 def _reasons(errors: dict[Address, OSError]) -> str:
     by_reason: dict[str, list[str]] = {}
     for (_, where), error in errors.items():
-        by_reason.setdefault(error.strerror or str(error), []).append(str(where[0]))
+        by_reason.setdefault(error.strerror or str(error), []).append(
+            where if isinstance(where, str) else str(where[0])
+        )
     return ", ".join(f"{reason} ({', '.join(hosts)})" for reason, hosts in by_reason.items()) or "it has no address"
