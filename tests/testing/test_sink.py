@@ -14,9 +14,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from otel_spiffe.credentials import client_context, secure_channel
 from otel_spiffe.errors import OtelSpiffeError, RefusedByPeer
 from otel_spiffe.identity import authorize_any, authorize_id
+from otel_spiffe.sources import StaticSource
 from otel_spiffe.testing import OtlpSink
 
 _WAIT = 30.0
+_PROTOBUF = "application/x-protobuf"
 _COLLECTOR = "spiffe://test.example/collector"
 _PATHS = {
     "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
@@ -99,6 +101,37 @@ def test_each_signal_over_grpc_is_recorded_with_its_sender(otlp_sink, export, si
     assert (received.signal, received.transport, str(received.peer)) == (signal, "grpc", "spiffe://test.example/app")
     assert received.request == request
     assert received.headers["x-tenant"] == "a"
+
+
+def test_the_certificate_of_the_sender_is_recorded_over_both(otlp_sink, post, export, spiffe_svid):
+    svid = spiffe_svid("/app")
+    post("/v1/traces", traces().SerializeToString(), who=svid)
+    export("traces", traces().SerializeToString(), who=svid)
+    assert [each.serial for each in otlp_sink.received()] == [svid.leaf.serial_number] * 2
+
+
+def test_a_rotated_identity_of_the_sink_is_presented_and_verified_with_at_once(
+    spiffe_own_ca, spiffe_workload_api, spiffe_source
+):
+    """The sink follows its source over both transports: the old authority is withdrawn, the new one accepted."""
+    with OtlpSink.open(spiffe_source, authorize=authorize_any()) as sink:
+        renewed = threading.Event()
+        spiffe_source.subscribe(lambda identity: identity.id.path == "/collector" and renewed.set())
+        spiffe_own_ca.rotate()
+        spiffe_workload_api.serve(spiffe_own_ca.identity("spiffe://test.example/collector"))
+        assert renewed.wait(_WAIT)
+        with StaticSource(spiffe_own_ca.identity("spiffe://test.example/app")) as client:
+            with secure_channel(sink.grpc_target, client, authorize=authorize_id(_COLLECTOR)) as channel:
+                channel.unary_unary(_PATHS["logs"])(logs().SerializeToString(), timeout=_WAIT)
+            connection = http.client.HTTPSConnection(
+                sink.http_endpoint.removeprefix("https://"),
+                context=client_context(client, authorize=authorize_id(_COLLECTOR)),
+                timeout=_WAIT,
+            )
+            connection.request("POST", "/v1/logs", logs().SerializeToString(), {"Content-Type": _PROTOBUF})
+            assert connection.getresponse().status == 200
+            connection.close()
+        assert {each.transport for each in sink.received(signal="logs")} == {"grpc", "http"}
 
 
 def test_what_is_in_the_requests_is_counted_and_listed(otlp_sink, post):

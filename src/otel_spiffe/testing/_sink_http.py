@@ -73,6 +73,7 @@ class _Server(ThreadingHTTPServer):
         self._context = context
         self._connections: dict[threading.Thread, socket.socket] = {}
         self._lock = threading.Lock()
+        self._closed = False
         super().__init__(address, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 -- the standard library's
@@ -92,18 +93,30 @@ class _Server(ThreadingHTTPServer):
 
     def _talk(self, request: socket.socket, client_address: Any) -> None:  # noqa: ANN401
         try:
-            request.settimeout(_HANDSHAKE_SECONDS)
-            tls = self._context.wrap_socket(request, server_side=True)
-        except OSError as error:
+            # wrap_socket takes the descriptor away from `request`: whoever ends connections must know the new one
+            # before the handshake, which may never end.
+            tls = self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+        except OSError as error:  # the source has no identity, or the peer has gone
             self.record.refused(str(error))
             request.close()
             return
         with self._lock:
             self._connections[threading.current_thread()] = tls
-        tls.settimeout(None)
-        with contextlib.suppress(OSError):  # the client went away in the middle
-            self.finish_request(tls, client_address)
+            closed = self._closed
+        if not closed and self._shaken(tls):
+            with contextlib.suppress(OSError):  # the client went away in the middle
+                self.finish_request(tls, client_address)
         self.shutdown_request(tls)
+
+    def _shaken(self, tls: ssl.SSLSocket) -> bool:
+        try:
+            tls.settimeout(_HANDSHAKE_SECONDS)
+            tls.do_handshake()
+            tls.settimeout(None)
+        except OSError as error:
+            self.record.refused(str(error))
+            return False
+        return True
 
     def shutdown_request(self, request: Any) -> None:  # noqa: ANN401
         # Without the close_notify that unwrap would wait for; urllib3 does not send one either.
@@ -113,6 +126,7 @@ class _Server(ThreadingHTTPServer):
 
     def end_connections(self) -> None:
         with self._lock:
+            self._closed = True
             connections = dict(self._connections)
         for connection in connections.values():
             with contextlib.suppress(OSError):
