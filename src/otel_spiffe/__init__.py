@@ -19,6 +19,19 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from otel_spiffe.ca import CertificateAuthority
+    from otel_spiffe.credentials import (
+        AioAuthorizationInterceptor,
+        AuthorizationInterceptor,
+        Relay,
+        aio_secure_channel,
+        client_context,
+        http_session,
+        peer_id,
+        secure_channel,
+        server_context,
+        server_credentials,
+    )
     from otel_spiffe.errors import OtelSpiffeError, PeerRejected, SourceUnavailable
     from otel_spiffe.identity import (
         Identity,
@@ -32,13 +45,21 @@ if TYPE_CHECKING:
         authorize_one_of,
         not_,
     )
+    from otel_spiffe.sources import StaticSource, WorkloadApiSource
 
 __all__ = [
+    "AioAuthorizationInterceptor",
+    "AuthorizationInterceptor",
+    "CertificateAuthority",
     "Identity",
     "OtelSpiffeError",
     "PeerRejected",
+    "Relay",
     "Source",
     "SourceUnavailable",
+    "StaticSource",
+    "WorkloadApiSource",
+    "aio_secure_channel",
     "all_of",
     "any_of",
     "authorize_any",
@@ -46,11 +67,34 @@ __all__ = [
     "authorize_id_prefix",
     "authorize_member_of",
     "authorize_one_of",
+    "client_context",
+    "http_session",
     "not_",
+    "peer_id",
+    "secure_channel",
+    "server_context",
+    "server_credentials",
 ]
 
 _ROOMS = {
-    "errors": ("OtelSpiffeError", "PeerRejected", "SourceUnavailable"),
+    "ca": ("CertificateAuthority",),
+    "credentials": (
+        "AioAuthorizationInterceptor",
+        "AuthorizationInterceptor",
+        "Relay",
+        "aio_secure_channel",
+        "client_context",
+        "http_session",
+        "peer_id",
+        "secure_channel",
+        "server_context",
+        "server_credentials",
+    ),
+    "errors": (
+        "OtelSpiffeError",
+        "PeerRejected",
+        "SourceUnavailable",
+    ),
     "identity": (
         "Identity",
         "Source",
@@ -62,6 +106,10 @@ _ROOMS = {
         "authorize_member_of",
         "authorize_one_of",
         "not_",
+    ),
+    "sources": (
+        "StaticSource",
+        "WorkloadApiSource",
     ),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

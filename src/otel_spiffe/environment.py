@@ -35,6 +35,7 @@ __all__ = [
     "Setting",
     "Settings",
     "Signal",
+    "forget",
     "grpc_fork_support",
     "https_proxy",
     "otlp_endpoint",
@@ -157,6 +158,13 @@ def otlp_tls_variables(signal: Signal, environ: Mapping[str, str] = os.environ) 
 def grpc_fork_support(environ: Mapping[str, str] = os.environ) -> bool:
     """Return whether grpcio is left as it is, or told to, survive a fork."""
     return environ.get(GRPC_ENABLE_FORK_SUPPORT, "1").strip().lower() not in _GRPC_NO
+
+
+def forget(*prefixes: str) -> None:
+    """Remove the variables whose names begin so, in any case: for a program that nothing set around it may change."""
+    for name in tuple(os.environ):
+        if name.upper().startswith(prefixes):
+            del os.environ[name]
 
 
 def https_proxy(host: str) -> str | None:

@@ -16,7 +16,7 @@ def drawn(story, width):
     return console.file.getvalue()
 
 
-@pytest.mark.parametrize("width", [72, 80, 100])
+@pytest.mark.parametrize("width", [78, 80, 100])
 def test_the_picture_fits_and_says_who_talks_to_whom(good_story, width):
     text = drawn(good_story, width)
     assert all(len(line) <= width for line in text.splitlines())

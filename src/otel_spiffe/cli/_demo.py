@@ -9,6 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Protocol
 
+from otel_spiffe import environment
 from otel_spiffe.cli._lines import Lines, summary
 from otel_spiffe.cli._stage import ATTEMPTS, Stage
 from otel_spiffe.cli._story import problems
@@ -23,6 +24,7 @@ __all__ = ["run"]
 
 _FRAME_SECONDS = 0.1
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_FOREIGN = ("OTEL_", "SPIFFE_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")  # nothing here leaves the machine
 _HINT = "(for the live view: pip install 'otel-spiffe[cli]')"
 
 
@@ -37,6 +39,7 @@ def run(*, seconds: float, plain: bool) -> int:
         seconds: how long the app runs.
         plain: lines, even on a terminal.
     """
+    environment.forget(*_FOREIGN)
     try:
         story = _play(seconds, _view(plain=plain))
     except KeyboardInterrupt:
