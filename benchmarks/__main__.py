@@ -14,7 +14,7 @@ import grpc
 
 from benchmarks._table import show
 
-BENCHMARKS = ("export", "handshakes", "push", "scripts", "leaks", "memory", "rotation")
+BENCHMARKS = ("export", "handshakes", "push", "refusals", "scripts", "leaks", "memory", "rotation")
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ from otel_spiffe.exporters.grpc import OTLPSpanExporter as SpiffeGrpc
 from otel_spiffe.exporters.http import OTLPSpanExporter as SpiffeHttp
 
 if TYPE_CHECKING:
-    from benchmarks._world import Ports, World
+    from benchmarks._world import Ports
 
 TITLE = "A thousand exporters on one source, and what is left after close()"
 _SETTLE_SECONDS = 3.0
@@ -32,9 +32,9 @@ def run(*, quick: bool) -> list[Row]:
         collector(where) as ports,
         WorkloadApiServer.open(identity=where.identity(where.app)) as agent,
     ):
-        round_of(where, ports, agent, 2)  # what is loaded and started once for good stands before the first count
+        round_of(ports, agent, 2)  # what is loaded and started once for good stands before the first count
         before, threads_before = held()
-        streams, threads_open, loops = round_of(where, ports, agent, count)
+        streams, threads_open, loops = round_of(ports, agent, count)
         after, threads_after = held()
     return [
         Row(what=f"streams to the agent, {count} exporters", figure=f"{streams}", target="1", reached=streams == 1),
@@ -55,7 +55,7 @@ def run(*, quick: bool) -> list[Row]:
     ]
 
 
-def round_of(where: World, ports: Ports, agent: WorkloadApiServer, count: int) -> tuple[int, int, int]:
+def round_of(ports: Ports, agent: WorkloadApiServer, count: int) -> tuple[int, int, int]:
     """Open `count` exporters of both transports, send one batch with each, count, close."""
     batch = spans(1)
     with WorkloadApiSource.open(agent.endpoint) as source:
