@@ -147,6 +147,24 @@ def test_a_certificate_without_a_subject_is_named_by_its_serial_number_and_a_lon
     assert len(str(refused.value)) < 900
 
 
+def renamed(certificate, old, new):
+    der = certificate.public_bytes(Encoding.DER)
+    assert der.count(old) == 1
+    return certificates_from_der(der.replace(old, new))[0]
+
+
+def test_a_certificate_whose_names_cannot_be_read_is_untrusted(mint, root):
+    text, garbage = b"\x0c\x02db", b"\x0c\x02\xff\xfe"
+    bad = renamed(mint.leaf(root, uris=()).certificate, text, garbage)
+    with pytest.raises(PeerUntrusted, match=f"'serial number {bad.serial_number:x}' is not trusted: it has no URI SAN"):
+        peer_spiffe_id(bad)
+    identity = mint.identity(mint.bundle(root))
+    bad = renamed(mint.leaf(root).certificate, b"\x0c\x04root", b"\x0c\x04\xff\xfe\xff\xfe")
+    with pytest.raises(PeerUntrusted) as refused:
+        verify([bad], identity, now=mint.now)
+    assert refused.value.why is Untrusted.UNREADABLE
+
+
 def test_what_a_certificate_says_is_escaped_in_the_sentence(mint, root):
     with pytest.raises(PeerUntrusted) as refused:
         peer_spiffe_id(mint.leaf(root, subject="db\nERROR all is well\x1b[2J", uris=()).certificate)

@@ -343,6 +343,13 @@ class TestBrokenChains:
         error = refused(chain(mint.leaf(late), late), mint.identity(mint.bundle(root)), mint.now)
         assert error.why is Untrusted.EXPIRED
 
+    def test_an_issuer_with_a_name_that_pyca_does_not_know(self, mint, root):
+        """Path validation passes over the SANs of issuers; the rule on trust domains must not."""
+        x400 = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), bytes.fromhex("3004a3023000"))
+        issuer = mint.ca("issuer", root, uris=(), extra=[(x400, False)])
+        error = refused(chain(mint.leaf(issuer), issuer), mint.identity(mint.bundle(root)), mint.now)
+        assert error.why is Untrusted.UNREADABLE
+
     def test_a_path_longer_than_its_authority_allows(self, mint):
         root = mint.ca(path_length=0)
         middle = mint.ca("middle", root)

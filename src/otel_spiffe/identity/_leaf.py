@@ -63,11 +63,8 @@ def name_of(certificate: x509.Certificate) -> str:
 
 
 def issuer_of(certificate: x509.Certificate) -> str:
-    """Return the name of a certificate's issuer, to be shown by `repr`."""
-    try:
-        return _shortened(certificate.issuer.rfc4514_string())
-    except UNREADABLE:
-        return "an unreadable name"
+    """Return the name of a certificate's issuer, to be shown by `repr`; raises one of `UNREADABLE`."""
+    return _shortened(certificate.issuer.rfc4514_string())
 
 
 def _shortened(text: str) -> str:

@@ -117,13 +117,10 @@ def _is_signed(each: _List, issuer: x509.Certificate) -> bool:
 
 
 def _signature_is_valid(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
-    try:
-        usage, key = find(issuer, x509.KeyUsage), issuer.public_key()
-        if key_fault(key) is not None or (usage is not None and not usage.value.crl_sign):
-            return False
-        return crl.is_signature_valid(cast("ec.EllipticCurvePublicKey | rsa.RSAPublicKey", key))
-    except UNREADABLE:
+    usage, key = find(issuer, x509.KeyUsage), issuer.public_key()
+    if key_fault(key) is not None or (usage is not None and not usage.value.crl_sign):
         return False
+    return crl.is_signature_valid(cast("ec.EllipticCurvePublicKey | rsa.RSAPublicKey", key))
 
 
 def _read(crl: x509.CertificateRevocationList) -> _List:
