@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OpenTelemetry Collector and telemetrygen, and a plaintext OTLP server to put behind either."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent import futures
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from peerlib.build import binary
+from peerlib.process import Process, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from otel_spiffe.identity import X509Bundle, X509Svid
+
+__all__ = ["Collector", "PlainSink", "Telemetrygen", "collector_config", "write_material"]
+
+
+def write_material(folder: Path, svid: X509Svid, bundle: X509Bundle) -> None:
+    """Write the three files that the Collector reads, each in one step, under spiffe-helper's names."""
+    from otel_spiffe.identity import bundle_to_pem  # noqa: PLC0415 -- the benchmarks' parents need no library
+    from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+    )
+
+    texts = {
+        "svid.pem": b"".join(each.public_bytes(Encoding.PEM) for each in svid.chain),
+        "svid_key.pem": svid.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        "svid_bundle.pem": bundle_to_pem(bundle),
+    }
+    for name, text in texts.items():
+        new = folder / f".{name}"
+        new.write_bytes(text)
+        new.chmod(0o600)
+        new.rename(folder / name)
+
+
+def collector_config(
+    files: Path, *, grpc_port: int, http_port: int, downstream: str = "", reload: str = "1s"
+) -> dict[str, Any]:
+    """Return a configuration: mTLS receivers, and an exporter without a queue, so that "accepted" means delivered.
+
+    Args:
+        files: the folder with `svid.pem`, `svid_key.pem` and `svid_bundle.pem`.
+        grpc_port: of the gRPC receiver.
+        http_port: of the HTTP receiver.
+        downstream: `host:port` of a plaintext OTLP/gRPC server; nothing throws what comes away.
+        reload: how often the receivers read their files.
+    """
+    tls = {
+        "cert_file": str(files / "svid.pem"),
+        "key_file": str(files / "svid_key.pem"),
+        "client_ca_file": str(files / "svid_bundle.pem"),
+        "client_ca_file_reload": True,
+        "reload_interval": reload,
+    }
+    exporter = {"nop": None}
+    if downstream:
+        exporter = {
+            "otlp": {
+                "endpoint": downstream,
+                "tls": {"insecure": True},
+                "sending_queue": {"enabled": False},
+                "retry_on_failure": {"enabled": False},
+                "compression": "none",
+            }
+        }
+    pipeline = {"receivers": ["otlp"], "exporters": list(exporter)}
+    return {
+        "receivers": {
+            "otlp": {
+                "protocols": {
+                    "grpc": {"endpoint": f"127.0.0.1:{grpc_port}", "tls": tls, "max_recv_msg_size_mib": 64},
+                    "http": {"endpoint": f"127.0.0.1:{http_port}", "tls": tls},
+                }
+            }
+        },
+        "exporters": exporter,
+        "service": {
+            "pipelines": {"traces": pipeline, "metrics": pipeline, "logs": pipeline},
+            "telemetry": {"metrics": {"level": "none"}, "logs": {"level": "info"}},
+        },
+    }
+
+
+class Collector:
+    """A Collector on two loopback ports."""
+
+    def __init__(self, folder: Path, files: Path, *, downstream: str = "", reload: str = "1s") -> None:
+        self.grpc_port, self.http_port = free_port(), free_port()
+        self._process: Process | None = None
+        self._config = folder / "collector.yaml"  # JSON is YAML
+        config = collector_config(
+            files, grpc_port=self.grpc_port, http_port=self.http_port, downstream=downstream, reload=reload
+        )
+        self._config.write_text(json.dumps(config))
+
+    @property
+    def grpc_endpoint(self) -> str:
+        """Of its gRPC receiver."""
+        return f"https://127.0.0.1:{self.grpc_port}"
+
+    @property
+    def http_endpoint(self) -> str:
+        """Of its HTTP receiver, without the signal's path."""
+        return f"https://127.0.0.1:{self.http_port}"
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid if self._process is not None else 0
+
+    @property
+    def log(self) -> str:
+        """The end of what it said."""
+        return self._process.log if self._process is not None else ""
+
+    def start(self) -> Self:
+        """Start it, and wait until it is ready."""
+        command = [binary("collector", "collector"), "--config", self._config]
+        self._process = Process(command, name="Collector")
+        self._process.wait_for_line("Everything is ready")
+        return self
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process is not None:
+            self._process.kill()
+
+    def stop(self) -> None:
+        """Ask it to end; may be called again."""
+        if self._process is not None:
+            self._process.stop()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class Telemetrygen:
+    """Runs telemetrygen once."""
+
+    def __init__(self, *words: str) -> None:
+        self._process = Process([binary("telemetrygen", "telemetrygen"), *words], name="telemetrygen")
+
+    def wait(self, *, timeout: float = 60.0) -> int:
+        """Return its exit code."""
+        return self._process.wait(timeout=timeout)
+
+    @property
+    def log(self) -> str:
+        """The end of what it said."""
+        return self._process.log
+
+
+class PlainSink:
+    """A plaintext OTLP/gRPC server that keeps every request, decoded."""
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+        self._changed = threading.Condition()
+        self._server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", 1 << 26)])
+        answers = (
+            (trace_service_pb2_grpc.add_TraceServiceServicer_to_server, trace_service_pb2.ExportTraceServiceResponse),
+            (
+                metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server,
+                metrics_service_pb2.ExportMetricsServiceResponse,
+            ),
+            (logs_service_pb2_grpc.add_LogsServiceServicer_to_server, logs_service_pb2.ExportLogsServiceResponse),
+        )
+        for add, response in answers:
+            add(_Servicer(self._keep, response), self._server)
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self.address = f"127.0.0.1:{self.port}"
+        self._server.start()
+
+    def wait_for(self, spans: int = 0, metrics: int = 0, log_records: int = 0, *, timeout: float = 30.0) -> None:
+        """Wait until so much has arrived."""
+
+        def there() -> bool:
+            return len(self.spans) >= spans and len(self.metrics) >= metrics and len(self.log_records) >= log_records
+
+        with self._changed:
+            if not self._changed.wait_for(there, timeout):
+                found = len(self.spans), len(self.metrics), len(self.log_records)
+                raise TimeoutError(f"waited for {spans}, {metrics}, {log_records} spans, metrics, records: {found}")
+
+    @property
+    def spans(self) -> list[Any]:
+        """All that arrived."""
+        return self._leaves("resource_spans", "scope_spans", "spans")
+
+    @property
+    def metrics(self) -> list[Any]:
+        """All that arrived."""
+        return self._leaves("resource_metrics", "scope_metrics", "metrics")
+
+    @property
+    def log_records(self) -> list[Any]:
+        """All that arrived."""
+        return self._leaves("resource_logs", "scope_logs", "log_records")
+
+    def clear(self) -> None:
+        """Forget what arrived."""
+        with self._changed:
+            self.requests.clear()
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._server.stop(None).wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _keep(self, request: Any) -> None:
+        with self._changed:
+            self.requests.append(request)
+            self._changed.notify_all()
+
+    def _leaves(self, *fields: str) -> list[Any]:
+        found: Sequence[Any] = list(self.requests)
+        for field in fields:
+            found = [each for above in found for each in getattr(above, field, ())]
+        return list(found)
+
+
+class _Servicer:
+    def __init__(self, keep: Any, response: Any) -> None:
+        self._keep = keep
+        self._response = response
+
+    def Export(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 -- the service's name
+        del context
+        self._keep(request)
+        return self._response()

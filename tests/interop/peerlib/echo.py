@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Raw TLS from Python, with our contexts or the standard library's: a line there, the peer's ID and the line back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import socket
+import ssl
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from otel_spiffe.identity import X509Svid
+
+__all__ = ["EchoServer", "bare_context", "dial"]
+
+TIMEOUT = 30.0
+
+
+class EchoServer:
+    """Accepts TLS on a free port of the loopback interface and keeps what came of each handshake."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._outcomes: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.port: int = self._listener.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+        self._threads = [threading.Thread(target=self._accept, name="echo", daemon=True)]
+        self._threads[0].start()
+
+    def outcome(self) -> Any:
+        """Return the next handshake's outcome: the client's SPIFFE ID, or the error."""
+        return self._outcomes.get(timeout=TIMEOUT)
+
+    def close(self) -> None:
+        """Listen no more, and wait for the connections to end."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(TIMEOUT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._serve, args=(connection,), name="echo", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            connection.settimeout(TIMEOUT)
+            try:
+                secured = self._context.wrap_socket(connection, server_side=True)
+            except OSError as error:
+                self._outcomes.put(error)
+                return
+            with secured:
+                peer = getattr(secured, "peer_id", None)
+                self._outcomes.put(peer)
+                with contextlib.suppress(OSError):
+                    answer(secured, peer)
+
+
+def answer(secured: ssl.SSLSocket, peer: object) -> None:
+    """Answer each line with the client's SPIFFE ID and the line."""
+    with secured.makefile("rb") as lines:
+        for line in lines:
+            secured.sendall(f"{peer} ".encode() + line)
+
+
+def dial(context: ssl.SSLContext, address: str, payload: str = "hello") -> tuple[Any, str]:
+    """Return the server's SPIFFE ID, where the context knows it, and its answer to one line."""
+    host, _, port = address.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=TIMEOUT) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as secured,
+    ):
+        secured.sendall(payload.encode() + b"\n")
+        with secured.makefile("rb") as lines:
+            line = lines.readline()
+        return getattr(secured, "peer_id", None), line.decode().rstrip("\n")
+
+
+def bare_context(svid: X509Svid | None, *, server_side: bool) -> ssl.SSLContext:
+    """Return a context of the standard library that presents `svid`, faults and all, and believes everybody."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    if svid is not None:
+        text = b"".join(each.public_bytes(Encoding.PEM) for each in svid.chain)
+        text += svid.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        handle, path = tempfile.mkstemp()
+        try:
+            os.write(handle, text)
+            os.close(handle)
+            context.load_cert_chain(path)
+        finally:
+            Path(path).unlink()
+    return context

@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Go-spiffe v2 agrees with us: mTLS both ways over raw TLS, HTTPS and gRPC, and through relays."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import grpc
+import pytest
+from otel_spiffe.credentials import (
+    AuthorizationInterceptor,
+    Relay,
+    client_context,
+    http_session,
+    peer_id,
+    secure_channel,
+    server_context,
+    server_credentials,
+)
+from otel_spiffe.errors import PeerNotAuthorized, PeerUntrusted, RefusedByPeer
+from otel_spiffe.identity import authorize_any, authorize_id, authorize_member_of, authorize_one_of
+from peerlib import GoSpiffeError, identity_fields
+from peerlib.echo import EchoServer, dial
+
+pytestmark = [pytest.mark.builds("gospiffe")]
+PEER = "go-spiffe"
+
+US, GO = "spiffe://test.example/us", "spiffe://test.example/go"
+
+
+@pytest.fixture
+def source(spiffe_source_of):
+    return spiffe_source_of("/us")
+
+
+@pytest.fixture
+def theirs(spiffe_identity):
+    return identity_fields(spiffe_identity("/go"))
+
+
+@pytest.mark.peer(PEER, "raw TLS, our client to its server, TLS 1.2 and 1.3")
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_our_client_and_its_server_know_each_other(go_spiffe, source, theirs, version):
+    with go_spiffe.serve(identity=theirs, authorize={"id": US}, max_tls=version) as server:
+        server_id, answer = dial(client_context(source, authorize=authorize_id(GO)), server.address)
+        outcome = server.handshake()
+    assert (str(server_id), answer) == (GO, f"{US} hello")
+    assert (outcome["peer"], outcome["tls"], outcome["sni"]) == (US, f"TLS {version}", "localhost")
+
+
+@pytest.mark.peer(PEER, "raw TLS, its client to our server, TLS 1.2 and 1.3")
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_its_client_and_our_server_know_each_other(go_spiffe, source, theirs, version):
+    with EchoServer(server_context(source, authorize=authorize_id(GO))) as server:
+        answer = go_spiffe.call(
+            "dial", identity=theirs, authorize={"id": US}, address=server.address, payload="hello", max_tls=version
+        )
+        assert str(server.outcome()) == GO
+    assert (answer["peer"], answer["answer"], answer["tls"]) == (US, f"{GO} hello", f"TLS {version}")
+
+
+@pytest.mark.peer(PEER, "ALPN, both ways")
+def test_alpn_is_agreed(go_spiffe, source, theirs):
+    ours = server_context(source, authorize=authorize_any())
+    ours.set_alpn_protocols(["b", "c"])
+    with EchoServer(ours) as server:
+        answer = go_spiffe.call(
+            "dial", identity=theirs, authorize={"any": True}, address=server.address, alpn=["a", "b"]
+        )
+    assert answer["alpn"] == "b"
+
+
+@pytest.mark.peer(PEER, "intermediate authorities in the chain, both ways")
+def test_chains_with_intermediates_verify(go_spiffe, spiffe_ca, spiffe_source_of):
+    below = spiffe_ca.intermediate().intermediate()
+    ours = spiffe_source_of(below.identity(US))
+    theirs = identity_fields(below.identity(GO))
+    with go_spiffe.serve(identity=theirs, authorize={"id": US}) as server:
+        dial(client_context(ours, authorize=authorize_id(GO)), server.address)
+        assert server.handshake()["peer"] == US
+    with EchoServer(server_context(ours, authorize=authorize_id(GO))) as server:
+        go_spiffe.call("dial", identity=theirs, authorize={"id": US}, address=server.address)
+
+
+@pytest.mark.peer(PEER, "keys of each type, both ways")
+@pytest.mark.parametrize("key_type", ["ec-p256", "ec-p384", "rsa-2048", "rsa-4096"])
+def test_keys_of_each_type(go_spiffe, spiffe_ca, spiffe_source_of, key_type):
+    from otel_spiffe.identity import Identity  # noqa: PLC0415
+
+    def identity(name):
+        svid = spiffe_ca.issue(name, key_type=key_type)
+        return Identity(chosen=svid, svids=(svid,), bundles={spiffe_ca.trust_domain: spiffe_ca.bundle})
+
+    ours, theirs = spiffe_source_of(identity(US)), identity_fields(identity(GO))
+    with go_spiffe.serve(identity=theirs, authorize={"id": US}) as server:
+        dial(client_context(ours, authorize=authorize_id(GO)), server.address)
+    with EchoServer(server_context(ours, authorize=authorize_id(GO))) as server:
+        go_spiffe.call("dial", identity=theirs, authorize={"id": US}, address=server.address)
+
+
+@pytest.mark.peer(PEER, "HTTPS, our requests session to its server")
+def test_our_http_session_and_its_server(go_spiffe, source, theirs):
+    with (
+        go_spiffe.serve(identity=theirs, authorize={"id": US}, transport="https") as server,
+        http_session(source, authorize=authorize_id(GO)) as session,
+    ):
+        answers = [session.post(f"https://{server.address}/", data=b"hello", timeout=30) for _ in range(3)]
+    assert [each.text for each in answers] == [f"{US} hello"] * 3
+
+
+@pytest.mark.peer(PEER, "HTTPS, its client to our http.server")
+def test_its_http_client_and_our_server(go_spiffe, source, theirs):
+    with _http_server(server_context(source, authorize=authorize_id(GO))) as address:
+        answer = go_spiffe.call(
+            "dial", identity=theirs, authorize={"id": US}, transport="https", address=address, payload="hello"
+        )
+    assert (answer["peer"], answer["answer"]) == (US, f"{GO} hello")
+
+
+@pytest.mark.peer(PEER, "gRPC, our secure_channel to its server")
+def test_our_channel_and_its_server(go_spiffe, source, theirs):
+    with (
+        go_spiffe.serve(identity=theirs, authorize={"id": US}, transport="grpc") as server,
+        secure_channel(server.address, source, authorize=authorize_id(GO), proxy=None) as channel,
+    ):
+        say = channel.unary_unary("/interop.Echo/Say")
+        assert [say(b"hello", timeout=30) for _ in range(3)] == [f"{US} hello".encode()] * 3
+
+
+@pytest.mark.peer(PEER, "gRPC, its client to our server credentials")
+def test_its_grpc_client_and_our_server(go_spiffe, source, theirs):
+    interceptor = AuthorizationInterceptor(source, authorize=authorize_id(GO))
+    with _grpc_server(server_credentials(source), interceptor) as address:
+        answer = go_spiffe.call(
+            "dial", identity=theirs, authorize={"id": US}, transport="grpc", address=address, payload="hello"
+        )
+    assert (answer["peer"], answer["answer"]) == (US, f"{GO} hello")
+
+
+@pytest.mark.peer(PEER, "gRPC, its client refused by our interceptor")
+def test_our_interceptor_refuses_its_client(go_spiffe, source, theirs):
+    interceptor = AuthorizationInterceptor(source, authorize=authorize_id("spiffe://test.example/other"))
+    with (
+        _grpc_server(server_credentials(source), interceptor) as address,
+        pytest.raises(GoSpiffeError, match=rf"peer {GO} is not in"),
+    ):
+        go_spiffe.call("dial", identity=theirs, authorize={"id": US}, transport="grpc", address=address)
+
+
+@pytest.mark.peer(PEER, "gRPC, its server refused by our secure_channel: the reason is in the status")
+def test_our_channel_refuses_its_server(go_spiffe, source, theirs):
+    with (
+        go_spiffe.serve(identity=theirs, authorize={"id": US}, transport="grpc") as server,
+        secure_channel(
+            server.address, source, authorize=authorize_id("spiffe://test.example/other"), proxy=None
+        ) as channel,
+        pytest.raises(grpc.RpcError, match=rf"peer {GO} is not in id\(|peer {GO} is not in"),
+    ):
+        channel.unary_unary("/interop.Echo/Say")(b"hello", timeout=30)
+
+
+@pytest.mark.peer(PEER, "gRPC, our secure_channel refused by its server: the alert is in the status")
+def test_its_server_refuses_our_channel(go_spiffe, source, theirs):
+    with (
+        go_spiffe.serve(identity=theirs, authorize={"id": "spiffe://test.example/other"}, transport="grpc") as server,
+        secure_channel(server.address, source, authorize=authorize_id(GO), proxy=None) as channel,
+        pytest.raises(grpc.RpcError, match=rf"{GO} refused {US}: bad_certificate"),
+    ):
+        channel.unary_unary("/interop.Echo/Say")(b"hello", timeout=30)
+
+
+@pytest.mark.peer(PEER, "Relay.inbound before a plaintext server, its client over gRPC")
+def test_its_grpc_client_through_an_inbound_relay(go_spiffe, source, theirs):
+    with (
+        _grpc_server(None) as plain,
+        Relay.inbound("127.0.0.1:0", source, authorize=authorize_id(GO), upstream=plain) as relay,
+    ):
+        answer = go_spiffe.call(
+            "dial", identity=theirs, authorize={"id": US}, transport="grpc", address="%s:%d" % relay.address, payload="hello"
+        )
+    assert (answer["peer"], answer["answer"]) == (US, "nobody hello")
+
+
+@pytest.mark.peer(PEER, "Relay.inbound before a plaintext server, its client over HTTPS")
+def test_its_https_client_through_an_inbound_relay(go_spiffe, source, theirs):
+    with (
+        _http_server(None) as plain,
+        Relay.inbound("127.0.0.1:0", source, authorize=authorize_id(GO), upstream=plain, alpn=["http/1.1"]) as relay,
+    ):
+        answer = go_spiffe.call(
+            "dial", identity=theirs, authorize={"id": US}, transport="https", address="%s:%d" % relay.address, payload="hello"
+        )
+    assert (answer["peer"], answer["answer"]) == (US, "nobody hello")
+
+
+@pytest.mark.peer(PEER, "Relay.inbound refuses its client")
+def test_an_inbound_relay_refuses_its_client(go_spiffe, source, theirs):
+    nobody = authorize_one_of("spiffe://test.example/other")
+    with (
+        _grpc_server(None) as plain,
+        Relay.inbound("127.0.0.1:0", source, authorize=nobody, upstream=plain) as relay,
+        pytest.raises(GoSpiffeError),
+    ):
+        go_spiffe.call("dial", identity=theirs, authorize={"id": US}, address="%s:%d" % relay.address)
+
+
+@pytest.mark.peer(PEER, "authorizers: id, one of, member of, any")
+@pytest.mark.parametrize(
+    ("ours", "their", "allowed"),
+    [
+        (authorize_id(GO), {"id": US}, True),
+        (authorize_one_of(GO, "spiffe://test.example/x"), {"one_of": [US, "spiffe://test.example/x"]}, True),
+        (authorize_member_of("test.example"), {"member_of": "test.example"}, True),
+        (authorize_any(), {"any": True}, True),
+        (authorize_id("spiffe://test.example/GO"), {"id": "spiffe://test.example/US"}, False),
+        (authorize_one_of("spiffe://test.example/x"), {"one_of": ["spiffe://test.example/x"]}, False),
+        (authorize_member_of("other.example"), {"member_of": "other.example"}, False),
+    ],
+)
+def test_authorizers_decide_alike(go_spiffe, source, theirs, ours, their, allowed):
+    with go_spiffe.serve(identity=theirs, authorize=their) as server:
+        if allowed:
+            dial(client_context(source, authorize=ours), server.address)
+            assert server.handshake()["peer"] == US
+            return
+        with pytest.raises(PeerNotAuthorized):
+            dial(client_context(source, authorize=ours), server.address)
+        server.handshake()  # it may have seen our certificate before we refused its own (TLS 1.3)
+        with pytest.raises(RefusedByPeer, match=rf"{GO} refused {US}: bad_certificate"):
+            dial(client_context(source, authorize=authorize_id(GO)), server.address)
+        assert "unexpected" in server.handshake()["error"]
+
+
+@pytest.mark.peer(PEER, "a client without an X509-SVID")
+def test_who_presents_nothing_is_refused_by_both(go_spiffe, source, theirs):
+    with go_spiffe.serve(identity=theirs, authorize={"any": True}) as server:
+        with pytest.raises(RefusedByPeer, match="who presented no X509-SVID: certificate_required"):
+            dial(client_context(source, authorize=authorize_any(), present_svid=False), server.address)
+        assert "client didn't provide a certificate" in server.handshake()["error"]
+    with EchoServer(server_context(source, authorize=authorize_any())) as server:
+        with pytest.raises(GoSpiffeError, match="certificate required"):
+            go_spiffe.call("dial", identity=theirs, authorize={"any": True}, address=server.address, present=False)
+        assert isinstance(server.outcome(), Exception)
+
+
+@pytest.mark.peer(PEER, "trust domains: federated, foreign, and forged by a federated authority")
+def test_each_trust_domain_has_its_own_authorities(go_spiffe, spiffe_ca, spiffe_federated_ca, spiffe_source_of):
+    far = "spiffe://federated.example/go"
+    ours = spiffe_source_of(spiffe_ca.identity(US, federated=[spiffe_federated_ca.bundle]))
+    alone = spiffe_source_of(spiffe_ca.identity(US))
+    theirs = identity_fields(spiffe_federated_ca.identity(far, federated=[spiffe_ca.bundle]))
+    with go_spiffe.serve(identity=theirs, authorize={"id": US}) as server:
+        assert str(dial(client_context(ours, authorize=authorize_id(far)), server.address)[0]) == far
+        assert server.handshake()["peer"] == US
+        with pytest.raises(PeerUntrusted, match="federated.example"):
+            dial(client_context(alone, authorize=authorize_any()), server.address)
+        assert "error" in server.handshake()
+    with EchoServer(server_context(ours, authorize=authorize_id(far))) as server:
+        assert go_spiffe.call("dial", identity=theirs, authorize={"id": US}, address=server.address)["peer"] == US
+
+
+class _Echo(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        answer = f"{getattr(self.connection, 'peer_id', 'nobody')} ".encode() + body
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *arguments):
+        pass
+
+
+class _http_server:  # noqa: N801 -- used as a function
+    def __init__(self, context):
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
+        if context is not None:
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return f"127.0.0.1:{self._server.server_port}"
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _grpc_server:  # noqa: N801 -- used as a function
+    def __init__(self, credentials, *interceptors):
+        self._server = grpc.server(ThreadPoolExecutor(4), interceptors=interceptors)
+        self._secure = credentials is not None
+        handler = grpc.method_handlers_generic_handler(
+            "interop.Echo", {"Say": grpc.unary_unary_rpc_method_handler(self._say)}
+        )
+        self._server.add_generic_rpc_handlers((handler,))
+        self._port = (
+            self._server.add_secure_port("127.0.0.1:0", credentials)
+            if credentials is not None
+            else self._server.add_insecure_port("127.0.0.1:0")
+        )
+
+    def _say(self, request, context):
+        return f"{peer_id(context) if self._secure else 'nobody'} ".encode() + request
+
+    def __enter__(self):
+        self._server.start()
+        return f"127.0.0.1:{self._port}"
+
+    def __exit__(self, *_):
+        self._server.stop(None).wait()
