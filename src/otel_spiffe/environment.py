@@ -41,6 +41,7 @@ __all__ = [
     "otlp_endpoint",
     "otlp_protocol",
     "otlp_tls_variables",
+    "quieten_grpc",
     "settings",
     "spiffe_endpoint_socket",
 ]
@@ -165,6 +166,11 @@ def forget(*prefixes: str) -> None:
     for name in tuple(os.environ):
         if name.upper().startswith(prefixes):
             del os.environ[name]
+
+
+def quieten_grpc() -> None:
+    """Keep gRPC's own core from writing to standard error; only before gRPC is loaded, and not against the user."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def https_proxy(host: str) -> str | None:

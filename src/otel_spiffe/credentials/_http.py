@@ -172,8 +172,11 @@ class _SpiffeAdapter(HTTPAdapter):
 
     def close(self) -> None:
         """Close every connection that is not in use."""
-        super().close()
-        for manager in self._tunnels.values():
+        for manager in (self.poolmanager, *self._tunnels.values()):
+            for where in manager.pools.keys():  # noqa: SIM118 -- its items cannot be iterated over
+                # urllib3 leaves it to a weakref.finalize, and those have run when the SDK's atexit hook sends its last.
+                if (pool := manager.pools.get(where)) is not None:
+                    pool.close()
             manager.clear()
 
     def forget(self) -> None:

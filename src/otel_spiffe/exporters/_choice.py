@@ -7,15 +7,16 @@ A group that a keyword speaks of is taken from the keywords alone: the environme
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict, cast
 
 from otel_spiffe import environment
 from otel_spiffe.errors import InvalidConfiguration, InvalidIdentity
 from otel_spiffe.identity import any_of, authorize_any, authorize_id_prefix, authorize_member_of, authorize_one_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from otel_spiffe.identity import Authorizer, Source
 
@@ -143,7 +144,7 @@ def _group(names: Sequence[str], keywords: SpiffeKeywords, settings: environment
 
 
 def _from_keywords(names: Sequence[str], keywords: SpiffeKeywords) -> dict[str, Given]:
-    values: Mapping[str, Any] = keywords  # type: ignore[assignment]  # a TypedDict is one
+    values: Mapping[str, Any] = keywords
     return {name: Given(f"{name}=", values[name]) for name in names if values.get(name, False) is not False}
 
 
@@ -180,20 +181,23 @@ def _policy(name: str, given: Given) -> Authorizer | None:
 
 
 def _string(given: Given) -> Given:
-    value = str(given.value) if hasattr(given.value, "__fspath__") else given.value
-    if not isinstance(value, str) or not value:
-        raise InvalidConfiguration(given.where, f"{value!r} is no text")
-    return Given(given.where, value)
+    value: object = given.value
+    text = os.fsdecode(cast("os.PathLike[str]", value)) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str) or not text.strip():
+        raise InvalidConfiguration(given.where, f"{text!r} is no text")
+    return Given(given.where, text.strip())
 
 
 def _strings(given: Given) -> list[str]:
-    values = given.value.split(",") if isinstance(given.value, str) else given.value
-    if not isinstance(values, list | tuple | set | frozenset) or not all(isinstance(value, str) for value in values):
-        raise InvalidConfiguration(given.where, f"{given.value!r} is no list of texts")
-    texts = [text for value in values if (text := value.strip())]
-    if not texts:
+    if isinstance(given.value, str):
+        values: object = [item for item in given.value.split(",") if item.strip()]
+    else:
+        values = given.value
+    if not isinstance(values, list | tuple | set | frozenset):
+        raise InvalidConfiguration(given.where, f"{values!r} is no list of texts")
+    if not values:
         raise InvalidConfiguration(given.where, "it names nobody")
-    return texts
+    return [_string(Given(given.where, value)).value for value in cast("Iterable[object]", values)]
 
 
 def _unknown(settings: environment.Settings) -> str:

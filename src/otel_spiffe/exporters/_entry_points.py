@@ -3,6 +3,9 @@
 
 The SDK loads a class and asks `issubclass`, so the choice falls when the entry point is loaded: `traces`,
 `metrics` and `logs` are attributes of this module that are looked up then.
+
+There is no `spiffe_grpc_credentials`: `grpc.ChannelCredentials` of Python know no peer check, so they could not refuse
+a wrong collector.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from otel_spiffe.errors import InvalidConfiguration
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__: list[str] = []
+    import requests
+
+__all__ = ["http_credentials"]
 
 _ROOMS: Final[Mapping[str, str]] = {"grpc": "otel_spiffe.exporters.grpc", "http/protobuf": "otel_spiffe.exporters.http"}
 _CLASSES: Final[Mapping[Signal, str]] = {
@@ -25,6 +30,17 @@ _CLASSES: Final[Mapping[Signal, str]] = {
     "logs": "OTLPLogExporter",
 }
 _DEFAULT_PROTOCOL = "grpc"  # as the stock `otlp` of Python
+
+
+def http_credentials() -> requests.Session:
+    """Return the session for `spiffe_http_credentials`: what a stock HTTP exporter needs, from the environment.
+
+    Raises:
+        InvalidConfiguration: who we are or who the peer may be is not said, or not clearly.
+    """
+    from otel_spiffe.exporters._session import open_session  # noqa: PLC0415 -- the gRPC exporters need no requests
+
+    return open_session({})
 
 
 def __getattr__(name: str) -> type:
