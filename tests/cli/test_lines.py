@@ -28,7 +28,8 @@ def test_the_summary_of_a_good_story_ends_with_all_well(good_story):
     said = summary(good_story, ())
     assert said.splitlines()[-1] == "ALL WELL: 7,404 of 7,404 arrived, every impostor was refused."
     assert "traces             1,234     1,234         1,234     1,234" in said
-    assert "4 different certificates of the app in the collector's handshakes; 1 of 1 impostors' tries refused" in said
+    assert "app renewed 3 times, collector renewed 3 times; 4 different certificates of the app seen" in said
+    assert "1 of 1 impostors' tries refused; 0 failed exports" in said
 
 
 def test_the_summary_of_a_bad_one_names_each_problem(good_story):

@@ -10,18 +10,27 @@ from rich.console import Console
 from otel_spiffe.cli._screen import Screen, draw
 
 
-def drawn(story, width):
+def drawn(story, width, height=45):
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
-    console.print(draw(story, width=width))
+    console.print(draw(story, width=width, height=height))
     return console.file.getvalue()
 
 
-@pytest.mark.parametrize("width", [78, 80, 100])
+@pytest.mark.parametrize("width", [80, 90, 100])
 def test_the_picture_fits_and_says_who_talks_to_whom(good_story, width):
     text = drawn(good_story, width)
     assert all(len(line) <= width for line in text.splitlines())
     for said in ("SPIFFE agent", "spiffe://demo.example/collector", "3fe2aa99", "1,234", "refused", "event 8"):
         assert said in text
+
+
+@pytest.mark.parametrize("height", [24, 30, 45])
+def test_the_picture_fits_in_height_and_shows_the_newest(good_story, height):
+    attempts = tuple(replace(good_story.attempts[0], who=f"impostor {n}", transport=t) for n in range(3) for t in "ab")
+    text = drawn(replace(good_story, attempts=attempts), 100, height)
+    assert len(text.splitlines()) <= height
+    assert "impostor 2 (a and b)" in text
+    assert ("impostor 0" in text) == (height == 45)
 
 
 def test_what_got_through_is_not_called_refused(good_story):

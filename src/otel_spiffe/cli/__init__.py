@@ -10,6 +10,8 @@ import argparse
 import importlib.metadata
 from typing import TYPE_CHECKING
 
+from otel_spiffe import environment
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -27,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments without the program's name; None takes those of the process.
     """
     arguments = _parser().parse_args(argv)
+    environment.quieten_grpc()  # it would write each refused handshake across the picture
     from otel_spiffe.cli._demo import run  # noqa: PLC0415 -- `--help` needs no gRPC
 
     return run(seconds=arguments.seconds, plain=arguments.plain)

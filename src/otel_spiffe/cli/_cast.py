@@ -63,6 +63,7 @@ def cast(
             source=stranger,
             authorize=to_collector,
             got_through=lambda: len(collector.received(peer=database.id)),
+            local_id=str(database.id),
         ),
     ]
 

@@ -15,7 +15,7 @@ from otel_spiffe.cli._stage import ATTEMPTS, Stage
 from otel_spiffe.cli._story import problems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from contextlib import AbstractContextManager
 
     from otel_spiffe.cli._story import Story
@@ -77,12 +77,13 @@ class _Overhear(logging.Handler):
         self._stage = stage
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.threadName != Stage.IMPOSTORS_THREAD:  # what they do is meant to fail
-            self._stage.note("log", record.getMessage(), bad=record.levelno >= logging.ERROR)
+        message = record.getMessage()
+        if not self._stage.expects(message):
+            self._stage.note("log", message, bad=record.levelno >= logging.ERROR)
 
 
 @contextlib.contextmanager
-def _overheard(stage: Stage) -> Iterator[None]:
+def _overheard(stage: Stage) -> Generator[None]:
     """Put what the libraries log into the story, where it disturbs no picture; an error is a failed export."""
     handler = _Overhear(stage)
     loggers = [logging.getLogger(name) for name in ("otel_spiffe", "opentelemetry")]

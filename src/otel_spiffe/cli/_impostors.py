@@ -40,6 +40,7 @@ class Impostor:
         source: the identity of who dials.
         authorize: whom the dialler accepts.
         got_through: how many requests arrived where they must not.
+        local_id: its SPIFFE ID where it is the one who dials; empty where it listens.
     """
 
     who: str
@@ -47,6 +48,14 @@ class Impostor:
     source: Source = field(repr=False)
     authorize: Authorizer
     got_through: Callable[[], int]
+    local_id: str = ""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """By which a log line may name it: its SPIFFE ID, or where it listens."""
+        if self.local_id:
+            return (self.local_id,)
+        return self.sink.grpc_target, self.sink.http_endpoint.removeprefix("https://")
 
     def attempts(self) -> list[Attempt]:
         """Try each transport and return what came of it."""
@@ -63,7 +72,7 @@ class Impostor:
             try:
                 channel.unary_unary(_EXPORT)(_SECRET, timeout=_SECONDS)
             except grpc.RpcError as error:
-                return str(error.details())  # type: ignore[attr-defined]  # it is a Call as well
+                return str(error.details())
         return ""
 
     def _http(self) -> str:

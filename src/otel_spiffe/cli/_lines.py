@@ -67,12 +67,11 @@ def summary(story: Story, found: tuple[str, ...]) -> str:
     ]
     refused = sum(attempt.refused for attempt in story.attempts)
     facts = [
-        *(f"{actor.name} renewed {actor.renewals} times" for actor in story.actors),
-        f"{story.serials} different certificates of the app in the collector's handshakes",
-        f"{refused} of {len(story.attempts)} impostors' tries refused",
-        f"{story.failures} failed exports",
+        ", ".join(f"{actor.name} renewed {actor.renewals} times" for actor in story.actors)
+        + f"; {story.serials} different certificates of the app seen by the collector",
+        f"{refused} of {len(story.attempts)} impostors' tries refused; {story.failures} failed exports",
     ]
     verdict = [f"NOT WELL: {sentence}" for sentence in found] or [
         f"ALL WELL: {story.received:,} of {story.sent:,} arrived, every impostor was refused."
     ]
-    return "\n".join(["", head, *rows, "", "; ".join(facts), *verdict])
+    return "\n".join(["", head, *rows, "", *facts, *verdict])

@@ -10,6 +10,7 @@ from rich import box
 from rich.align import Align
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -28,6 +29,8 @@ __all__ = ["Screen", "draw"]
 
 _FRAMES_PER_SECOND = 12
 _EVENTS = 6
+_TALL = 40  # lines from which on all refusals are shown, not the newest alone
+_FIXED_LINES, _LINES_OF_REFUSAL = 22, 5
 _NEW_SECONDS = 1.0  # how long a new certificate is shown as such
 _COLUMNS = 100  # wider is not easier to read
 _WIDE, _BAR, _SHORT_BAR = 96, 14, 4  # from so many columns on, a life is drawn so long
@@ -42,7 +45,9 @@ class Screen:
 
     def show(self, story: Story) -> None:
         """Draw `story`."""
-        self._live.update(draw(story, width=min(self._console.width, _COLUMNS)), refresh=True)
+        self._live.update(
+            draw(story, width=min(self._console.width, _COLUMNS), height=self._console.height), refresh=True
+        )
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -54,20 +59,25 @@ class Screen:
         self._live.stop()
 
 
-def draw(story: Story, *, width: int) -> RenderableType:
-    """Return the whole picture of `story`, `width` columns wide."""
-    now = datetime.now(UTC)
-    parts: list[RenderableType] = [
-        Align.center(_picture(story)),
-        Text(),
-        _actors(story.actors, now, bar=_BAR if width >= _WIDE else _SHORT_BAR),
-        _flows(story),
-        *_attempts(story.attempts),
-        Text(),
-        *map(_event, story.events[-_EVENTS:]),
-    ]
+def draw(story: Story, *, width: int, height: int) -> RenderableType:
+    """Return the picture of `story`, `width` columns wide; what is newest where `height` lines do not hold all."""
+    refusals = _attempts(story.attempts)
+    if height < _TALL:
+        refusals = refusals[-1:]
+    events = [event for event in story.events if event.who != "impostor"]
+    room = max(0, min(_EVENTS, height - _FIXED_LINES - _LINES_OF_REFUSAL * len(refusals)))
     return Panel(
-        Group(_clock(story), Text(), *parts),
+        Group(
+            _clock(story),
+            Text(),
+            Align.center(_picture(story)),
+            Text(),
+            _actors(story.actors, datetime.now(UTC), bar=_BAR if width >= _WIDE else _SHORT_BAR),
+            _flows(story),
+            *(part for paragraph in refusals for part in paragraph),
+            *([Text()] if room and refusals else []),
+            *map(_event, events[len(events) - room :]),
+        ),
         title="[bold]otel-spiffe[/bold] · telemetry over identities that renew themselves",
         border_style="cyan",
         box=box.ROUNDED,
@@ -136,13 +146,22 @@ def _flows(story: Story) -> Table:
     return table
 
 
-def _attempts(attempts: tuple[Attempt, ...]) -> list[RenderableType]:
-    drawn: list[RenderableType] = []
+def _attempts(attempts: tuple[Attempt, ...]) -> list[list[RenderableType]]:
+    """Return a paragraph for each impostor; what both transports were told is said once."""
+    told: dict[str, dict[str, list[Attempt]]] = {}
     for attempt in attempts:
-        mark = ("✘ refused ", "bold red") if attempt.refused else ("! GOT THROUGH ", "bold white on red")
-        drawn.append(Text.assemble(mark, (f"{attempt.who}, {attempt.transport}", "bold")))
-        drawn.append(Text(f"  {attempt.reason}", style="red", overflow="ellipsis", no_wrap=False))
-    return drawn
+        told.setdefault(attempt.who, {}).setdefault(attempt.reason, []).append(attempt)
+    return [
+        [part for reason, tries in reasons.items() for part in _refusal(who, reason, tries)]
+        for who, reasons in told.items()
+    ]
+
+
+def _refusal(who: str, reason: str, tries: list[Attempt]) -> tuple[RenderableType, RenderableType]:
+    refused = all(attempt.refused for attempt in tries)
+    mark = ("✘ refused ", "bold red") if refused else ("! GOT THROUGH ", "bold white on red")
+    ways = " and ".join(attempt.transport for attempt in tries)
+    return Text.assemble(mark, (f"{who} ({ways})", "bold")), Padding(Text(reason, style="red"), (0, 0, 0, 2))
 
 
 def _event(event: Event) -> Text:

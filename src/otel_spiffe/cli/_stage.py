@@ -43,9 +43,6 @@ _DRAIN_SECONDS = 20.0
 class Stage:
     """Everybody, on loopback and Unix sockets of this process alone; `close` ends them all."""
 
-    IMPOSTORS_THREAD = "demo impostors"
-    """Where the impostors' failures are logged from."""
-
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._began = time.monotonic()
@@ -60,7 +57,7 @@ class Stage:
         self._tally = Tally(_APP)
         self._failures = 0
         self._stopped = threading.Event()
-        self._trying = threading.Thread(target=self._try_impostors, name=self.IMPOSTORS_THREAD, daemon=True)
+        self._trying = threading.Thread(target=self._try_impostors, name="demo impostors", daemon=True)
 
     @classmethod
     def open(cls, seconds: float) -> Self:
@@ -88,6 +85,10 @@ class Stage:
         with self._lock:
             self._events.append(Event(at=self.elapsed, who=who, text=text, bad=bad))
             self._failures += bad
+
+    def expects(self, message: str) -> bool:
+        """Whether a log line is about an impostor, who is meant to fail."""
+        return any(address in message for impostor in self._impostors for address in impostor.addresses)
 
     def story(self, *, finished: bool = False) -> Story:
         """Return what is true now."""
