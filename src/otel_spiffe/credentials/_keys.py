@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import ssl
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-if TYPE_CHECKING:
-    import ssl
+from otel_spiffe.errors import InvalidIdentity
 
+if TYPE_CHECKING:
     from otel_spiffe.identity import X509Svid
 
 __all__ = ["chain_pem", "key_pem", "load_svid"]
@@ -39,9 +40,16 @@ def key_pem(svid: X509Svid, encryption: KeySerializationEncryption | None = None
 
 
 def load_svid(context: ssl.SSLContext, svid: X509Svid) -> None:
-    """Have `context` present `svid`; nothing of the key is left on a disk."""
-    if not _load_from_memory(context, svid):
-        _load_from_disk(context, svid)
+    """Have `context` present `svid`; nothing of the key is left on a disk.
+
+    Raises:
+        InvalidIdentity: OpenSSL refuses it, for example a key that is not the leaf's.
+    """
+    try:
+        if not _load_from_memory(context, svid):
+            _load_from_disk(context, svid)
+    except ssl.SSLError as error:
+        raise InvalidIdentity(f"X509-SVID of {svid.id}", f"OpenSSL does not take it: {error.reason}") from error
 
 
 def _load_from_memory(context: ssl.SSLContext, svid: X509Svid) -> bool:

@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from otel_spiffe.credentials._tls_gate import gate
-from otel_spiffe.credentials._tls_handshake import Handshake
+from otel_spiffe.credentials._tls_handshake import Handshake, as_ssl_error
 from otel_spiffe.credentials._tls_inner import FORCED_OPTIONS, Inner, Settings, build
 from otel_spiffe.credentials._tls_sockets import SpiffeSSLObject, SpiffeSSLSocket
-from otel_spiffe.errors import InvalidConfiguration, InvalidIdentity, SourceUnavailable
+from otel_spiffe.errors import InvalidConfiguration, InvalidIdentity, OtelSpiffeError, SourceUnavailable
+from otel_spiffe.identity import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,7 +55,7 @@ class SpiffeSSLContext(ssl.SSLContext):
     Trust and key material come from the source alone: what would add to them raises InvalidConfiguration.
     Protocol settings (ALPN, versions from 1.2 up, ciphers, options that tighten) are taken over.
 
-    `wrap_socket` and `wrap_bio` raise what `Source.identity` raises.
+    `wrap_socket` raises what `Source.identity` raises; with `wrap_bio`, as in asyncio, the handshake does.
     """
 
     sslsocket_class = SpiffeSSLSocket
@@ -157,6 +158,18 @@ class SpiffeSSLContext(ssl.SSLContext):
         )
         return inner.context
 
+    def _spiffe_fail(self, owner: object, error: OtelSpiffeError) -> Any:  # noqa: ANN401
+        if not isinstance(owner, SpiffeSSLObject):
+            raise error
+        nobody = Identity(chosen=None, bundles={}, generation=0)
+        refusal = as_ssl_error(error)
+        owner.begin(
+            Handshake(
+                identity=nobody, local=None, authorizer=self._spiffe_authorize, server_side=False, refusal=refusal
+            )
+        )
+        return super()
+
     # The two methods that the standard library calls on `context` for each connection. Private, and the one
     # place through which `wrap_socket`, `wrap_bio`, `SSLSocket.connect` and `SSLSocket.accept` all go, so that a
     # listening socket too follows the source. Were they no longer called, every handshake would fail: see __init__.
@@ -184,7 +197,12 @@ class SpiffeSSLContext(ssl.SSLContext):
         session: object = None,
     ) -> Any:  # noqa: ANN401
         del session
-        inner: Any = self._spiffe_begin(owner, server_side=server_side)
+        inner: Any
+        try:
+            inner = self._spiffe_begin(owner, server_side=server_side)
+        except OtelSpiffeError as error:
+            # asyncio forgets to close the transport of a connection for which this raises: so the handshake does.
+            return self._spiffe_fail(owner, error)._wrap_bio(incoming, outgoing, server_side, None, owner=owner)  # noqa: SLF001
         return inner._wrap_bio(incoming, outgoing, server_side, server_hostname, owner=owner)  # noqa: SLF001
 
     def _refuse(self, name: str) -> NoReturn:

@@ -40,10 +40,14 @@ def _check_hostname(value: object) -> bool:
     return False
 
 
-def _minimum_version(value: int) -> int:
-    if value < ssl.TLSVersion.TLSv1_2:
-        raise _refuse("minimum_version", "TLS 1.2 is the oldest version allowed")
-    return value
+def _version(name: str) -> Callable[[int], int]:
+    def rule(value: int) -> int:
+        # MINIMUM_SUPPORTED and MAXIMUM_SUPPORTED are -2 and -1.
+        if value < ssl.TLSVersion.TLSv1_2 and value != ssl.TLSVersion.MAXIMUM_SUPPORTED:
+            raise _refuse(name, "TLS 1.2 is the oldest version allowed")
+        return value
+
+    return rule
 
 
 def _num_tickets(value: int) -> int:
@@ -64,7 +68,8 @@ def _never(name: str, reason: str) -> Callable[[Any], Any]:
 _RULES: dict[str, Callable[[Any], Any]] = {
     "verify_mode": _verify_mode,
     "check_hostname": _check_hostname,
-    "minimum_version": _minimum_version,
+    "maximum_version": _version("maximum_version"),
+    "minimum_version": _version("minimum_version"),
     "num_tickets": _num_tickets,
     "options": lambda value: ssl.Options(value) | FORCED_OPTIONS,
     "sni_callback": _never("sni_callback", "one X509-SVID serves every name"),

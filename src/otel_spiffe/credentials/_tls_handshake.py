@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,9 +20,24 @@ if TYPE_CHECKING:
 
     from spiffe import SpiffeId
 
-__all__ = ["Handshake"]
+__all__ = ["Handshake", "as_ssl_error"]
 
 _HUNG_UP = (ssl.SSLEOFError, ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+
+
+@functools.cache
+def _also_ssl_error(kind: type[OtelSpiffeError]) -> type[OtelSpiffeError]:
+    return kind if issubclass(kind, ssl.SSLError) else type(kind.__name__, (kind, ssl.SSLError), {})
+
+
+def as_ssl_error(error: OtelSpiffeError) -> OtelSpiffeError:
+    """Return `error` as an `ssl.SSLError` too: of any other, asyncio's handshake hangs until its timeout."""
+    kind = _also_ssl_error(type(error))
+    if isinstance(error, kind):
+        return error
+    same = kind.__new__(kind, error.message)
+    same.__dict__.update(error.__dict__)
+    return same
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,26 +113,28 @@ class Handshake:
         return explained
 
     def _explain(self, error: OSError) -> OSError:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return self._untrusted(error)
         if getattr(error, "reason", None) == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
             detail = "it presented no X509-SVID, and this server asks for one"
             return PeerUntrusted(Untrusted.NO_CERTIFICATE, detail, peer=None, local=self.local)
-        shown = bool(self._message) and self.local is not None
-        return self._refused(error, hung_up=shown and not self.server_side)
+        if isinstance(error, ssl.SSLError) and not alert_of(error) and not isinstance(error, ssl.SSLEOFError):
+            return self._untrusted(error)
+        return self._refused(error, hung_up=bool(self._message) and not self.server_side)
 
-    def _untrusted(self, error: ssl.SSLCertVerificationError) -> OSError:
-        # OpenSSL drops a chain that it refuses, and its words are "certificate verify failed". The Certificate
-        # message went past before that, so our own verification can say who it was and what is wrong with it.
-        detail = f"OpenSSL refuses its chain: {error.verify_message}"
+    def _untrusted(self, error: ssl.SSLError) -> OSError:
+        # OpenSSL drops a chain that it refuses, and its words are "certificate verify failed" or "wrong curve". The
+        # Certificate message went past before that, so our own verification can say who it was and what is wrong.
+        peer: SpiffeId | None = None
         try:
             chain = self._parse(certificates_of_message(self._message, self._version))
-            verify(chain, self.identity, now=datetime.now(UTC))
+            peer = verify(chain, self.identity, now=datetime.now(UTC))
         except PeerUntrusted as refusal:
             return refusal
-        except ValueError:
-            return PeerUntrusted(Untrusted.INVALID_CHAIN, detail, peer=None, local=self.local)
-        return PeerUntrusted(Untrusted.INVALID_CHAIN, detail, peer=peer_spiffe_id(chain[0]), local=self.local)
+        except ValueError:  # no Certificate message, or none that can be read
+            pass
+        if not isinstance(error, ssl.SSLCertVerificationError):
+            return error
+        detail = f"OpenSSL refuses its chain: {error.verify_message}"
+        return PeerUntrusted(Untrusted.INVALID_CHAIN, detail, peer=peer, local=self.local)
 
     def read_failed(self, error: OSError) -> OSError:
         """Return what to raise in place of `error`, which ended a read or a write after the handshake.
