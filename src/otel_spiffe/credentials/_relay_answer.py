@@ -43,12 +43,12 @@ class Refusal:
         self._ended = ended
         self._answerer = Answerer(status=UNAVAILABLE, message=message)
         self._outbox = bytearray()
-        self._reading = self._writing = self._last = self._done = False
+        self._reading = self._writing = self._last = self._leaving = self._done = False
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, said: bytes | bytearray = b"") -> None:
         """Begin with what the client has said already."""
-        self._timer = self._loop.call_later(HOLD, self._leave)
+        self._timer = self._loop.call_later(HOLD, self.leave)
         self._outbox += self._answerer.start() + self._answerer.feed(said)
         self._last = self._answerer.closed
         self._turn()
@@ -60,7 +60,13 @@ class Refusal:
             self._timer.cancel()
         self._watch(reading=False, writing=False)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Tell the client to open a new connection for its next call."""
+        if self._leaving or self._done:
+            return
+        self._leaving = True
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = self._loop.call_later(GRACE, self._end)
         self._outbox += GOAWAY
         self._turn()

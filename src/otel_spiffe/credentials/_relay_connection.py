@@ -11,7 +11,7 @@ from otel_spiffe.credentials._relay_answer import Refusal
 from otel_spiffe.credentials._relay_dial import unreachable
 from otel_spiffe.credentials._relay_lifetime import Lifetime
 from otel_spiffe.credentials._relay_pump import Pump
-from otel_spiffe.errors import OtelSpiffeError, RefusedByPeer
+from otel_spiffe.errors import OtelSpiffeError, PeerUnreachable, RefusedByPeer
 
 if TYPE_CHECKING:
     import asyncio
@@ -42,6 +42,7 @@ class Connection:
         self._refusal: Refusal | None = None
         self._task: asyncio.Task[None] | None = None
         self._lifetime: Lifetime | None = None
+        self._silence: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begin to dial."""
@@ -51,6 +52,8 @@ class Connection:
         """Have the client open a new connection for new calls, if this one is of an older generation."""
         if self._pump is not None and self._far is not None and self._far.generation < generation:
             self._pump.retire()
+        if self._refusal is not None:
+            self._refusal.leave()  # what was refused may succeed with this identity
 
     def refuse(self, error: OtelSpiffeError, said: bytes | bytearray = b"") -> None:
         """Answer every call with `error`'s sentence."""
@@ -64,6 +67,8 @@ class Connection:
             self._task.cancel()
         if self._lifetime is not None:
             self._lifetime.stop()
+        if self._silence is not None:
+            self._silence.cancel()
         if self._pump is not None:
             self._pump.stop()
         if self._refusal is not None:
@@ -96,8 +101,19 @@ class Connection:
         if far.expires_at is not None:
             self._lifetime = Lifetime(self._loop, far.expires_at, notice=self._pump.retire, over=self._on_expiry)
             self._lifetime.start()
+        self._silence = self._loop.call_later(self._home.plan.connect_timeout, self._on_silence)
         if self._home.generation > far.generation:
             self._pump.retire()
+
+    def _on_silence(self) -> None:
+        """Refuse calls to a server that has not spoken: HTTP/2 has it speak first (RFC 9113 3.4)."""
+        if self._pump is None or self._far is None or (said := self._pump.replay) is None:
+            return
+        self._pump.stop()
+        far, timeout = self._far, self._home.plan.connect_timeout
+        far.close()
+        reason = f"{far.peer_id} accepted the connection and said nothing within {timeout:g} s"
+        self.refuse(PeerUnreachable(self._home.authority, reason, local=far.local_id), said)
 
     def _on_end(self, error: OSError | None) -> None:
         pump, far = self._pump, self._far

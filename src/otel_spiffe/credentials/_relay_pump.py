@@ -158,7 +158,8 @@ class Pump:
             self._end(error)
             return
         if self._back.eof and self._back.empty:
-            _say_goodbye(self._near)
+            if self.replay is None:  # else whoever is told may still answer the client
+                _say_goodbye(self._near)
             self._end(self._broken)
         elif not self._done:
             self._watch_all()
