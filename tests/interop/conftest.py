@@ -8,6 +8,8 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -130,3 +132,18 @@ def pytest_terminal_summary(terminalreporter):
     if path := os.environ.get("OTEL_SPIFFE_COMPATIBILITY"):  # the file that compatibility.py makes the page from
         table = [[peer, what, result] for (peer, what), result in sorted(rows.items())]
         Path(path).write_text(json.dumps(table, indent=1) + "\n")
+
+
+@pytest.fixture(scope="session")
+def eventually():
+    """Wait until something about a foreign program comes true: it tells nobody, so this asks again and again."""
+
+    def wait(claim, *, seconds: float = 60.0, what: str = ""):
+        end = time.monotonic() + seconds
+        while not (found := claim()):
+            if time.monotonic() > end:
+                raise TimeoutError(f"{what or claim} did not come true in {seconds} s")
+            threading.Event().wait(0.02)
+        return found
+
+    return wait

@@ -10,7 +10,7 @@ from peerlib.build import PEERS, PeerMissing, binary, build, missing, version
 from peerlib.collector import Collector, PlainSink, Telemetrygen, collector_config, write_material
 from peerlib.gospiffe import GoSpiffe, GoSpiffeError, identity_fields
 from peerlib.process import Process, free_port
-from peerlib.spire import Agent, Server, Spire, start_spire
+from peerlib.spire import Agent, Server, SpiffeHelper, Spire, start_spire
 
 __all__ = [
     "PEERS",
@@ -22,6 +22,7 @@ __all__ = [
     "PlainSink",
     "Process",
     "Server",
+    "SpiffeHelper",
     "Spire",
     "Telemetrygen",
     "binary",

@@ -114,7 +114,7 @@ class Process:
     def kill(self) -> None:
         """End it at once."""
         self._process.kill()
-        self.wait(timeout=READY)
+        self.stop()
 
     def stop(self) -> None:
         """Ask it to end, and end it where it does not; may be called again."""

@@ -12,7 +12,7 @@ from typing import Any, Self
 from peerlib.build import binary
 from peerlib.process import Process, free_port
 
-__all__ = ["SVID_TTL", "Agent", "Server", "Spire", "start_spire"]
+__all__ = ["SVID_TTL", "Agent", "Server", "Spire", "SpiffeHelper", "start_spire"]
 
 SVID_TTL = "20s"
 """SPIRE sets notBefore 10 s back and rotates at half of the whole, so this is a rotation every 5 s or so."""
@@ -27,6 +27,7 @@ server {{
   log_level = "INFO"
   ca_ttl = "24h"
   default_x509_svid_ttl = "{ttl}"
+  agent_ttl = "1h"
   experimental {{ cache_reload_interval = "1s" }}
   {federation}
 }}
@@ -124,6 +125,30 @@ class Server:
         words += ["-x509SVIDTTL", str(ttl)] if ttl else []
         return self.json(*words)["results"][0]["entry"]["id"]
 
+    def change_entry(
+        self, number: str, path: str, *, parent: str, hint: str = "", federates_with: str = "", selector: str = ""
+    ) -> None:
+        """Give an entry other values."""
+        words = ["entry", "update", "-entryID", number, "-parentID", parent]
+        words += ["-spiffeID", f"spiffe://{self.trust_domain}{path}", "-selector", selector or f"unix:uid:{os.getuid()}"]
+        words += ["-hint", hint] if hint else []
+        words += ["-federatesWith", federates_with] if federates_with else []
+        self.run(*words)
+
+    def federate(self, other: Server) -> None:
+        """Trust another trust domain by its bundle endpoint, profile https_spiffe."""
+        words = ["-trustDomain", other.trust_domain, "-bundleEndpointURL", other.bundle_url]
+        words += ["-bundleEndpointProfile", "https_spiffe"]
+        words += ["-endpointSpiffeID", f"spiffe://{other.trust_domain}/spire/server"]
+        file = self.folder / f"{other.trust_domain}.json"
+        file.write_text(other.bundle("spiffe"))
+        words += ["-trustDomainBundlePath", str(file), "-trustDomainBundleFormat", "spiffe"]
+        self.run("federation", "create", *words)
+
+    def refresh(self, other: Server) -> None:
+        """Fetch another trust domain's bundle from its endpoint now."""
+        self.run("federation", "refresh", "-id", other.trust_domain)
+
     def delete_entry(self, number: str) -> None:
         """Take an entry away."""
         self.run("entry", "delete", "-entryID", number)
@@ -135,9 +160,12 @@ class Server:
         self.run("localauthority", "x509", "activate", "-authorityID", new)
         return old
 
-    def withdraw_ca(self, old: str) -> None:
-        """Taint an authority that signs no more, then take it out of the bundle."""
+    def taint_ca(self, old: str) -> None:
+        """Have agents replace what an authority signed that signs no more."""
         self.run("localauthority", "x509", "taint", "-authorityID", old)
+
+    def revoke_ca(self, old: str) -> None:
+        """Take a tainted authority out of the bundle."""
         self.run("localauthority", "x509", "revoke", "-authorityID", old)
 
     def bundle(self, form: str = "pem") -> str:
@@ -224,6 +252,45 @@ class Spire:
         """End both."""
         self.agent.stop()
         self.server.stop()
+
+
+class SpiffeHelper:
+    """Spiffe-helper as a daemon: writes what a Workload API says to files."""
+
+    def __init__(self, endpoint: str, folder: Path, *, hint: str = "") -> None:
+        self.folder = folder
+        config = folder / "helper.conf"
+        config.write_text(
+            f'''agent_address = "{endpoint.removeprefix("unix:").removeprefix("//")}"
+cert_dir = "{folder}"
+svid_file_name = "svid.pem"
+svid_key_file_name = "svid_key.pem"
+svid_bundle_file_name = "svid_bundle.pem"
+hint = "{hint}"
+'''
+        )
+        self._process = Process([binary("spire", "spiffe-helper"), "-config", config], name="spiffe-helper")
+        self._seen = 0
+
+    @property
+    def log(self) -> str:
+        """The end of what it said."""
+        return self._process.log
+
+    def wait_for_update(self) -> None:
+        """Wait until it has written the files once more than the last time that this was asked."""
+        self._process.wait_for_line("X.509 certificates updated", since=self._seen)
+        self._seen = 1 + max(i for i, line in enumerate(self._process.lines) if "X.509 certificates updated" in line)
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 def start_spire(folder: Path, trust_domain: str, *, federation: bool = False, ttl: str = SVID_TTL) -> Spire:
