@@ -37,13 +37,14 @@ class _Connection(HTTPSConnection):
             OtelSpiffeError: as `SpiffeSSLSocket.do_handshake` and `Source.identity`.
         """
         _connections.add(self)
+        target = self._target()  # a tunnel that fails forgets it
         try:
             super().connect()
         except OtelSpiffeError:
             raise
         except (OSError, HTTPError) as error:
             reason = unreachable_reason(error, timeout=self.timeout)
-            raise PeerUnreachable(self._target(), reason, local=self._local()) from error
+            raise PeerUnreachable(target, reason, local=self._local()) from error
 
     def _target(self) -> str:
         # Only hosts and ports: a proxy's credentials are in no attribute that is read here.

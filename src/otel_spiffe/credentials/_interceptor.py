@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import inspect
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import grpc
 import grpc.aio
@@ -127,7 +127,8 @@ def _not_found(_: object, context: grpc.ServicerContext) -> NoReturn:
     context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")  # as gRPC itself answers
 
 
-_NOT_FOUND: Any = grpc.stream_stream_rpc_method_handler(_not_found)  # fits any kind of call: it reads nothing
+# Fits any kind of call: it reads nothing.
+_NOT_FOUND = cast("Any", grpc.stream_stream_rpc_method_handler(_not_found))
 
 
 def _behind(handler: Any, guard: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Any:  # noqa: ANN401

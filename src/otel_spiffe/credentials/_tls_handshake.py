@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import ssl
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,17 +24,16 @@ __all__ = ["Handshake", "as_ssl_error"]
 _HUNG_UP = (ssl.SSLEOFError, ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 
-@functools.cache
-def _also_ssl_error(kind: type[OtelSpiffeError]) -> type[OtelSpiffeError]:
-    return kind if issubclass(kind, ssl.SSLError) else type(kind.__name__, (kind, ssl.SSLError), {})
+_also_ssl_errors: dict[type[OtelSpiffeError], type[OtelSpiffeError]] = {}
 
 
 def as_ssl_error(error: OtelSpiffeError) -> OtelSpiffeError:
     """Return `error` as an `ssl.SSLError` too: of any other, asyncio's handshake hangs until its timeout."""
-    kind = _also_ssl_error(type(error))
-    if isinstance(error, kind):
+    if isinstance(error, ssl.SSLError):
         return error
-    same = kind.__new__(kind, error.message)
+    kind = type(error)
+    both = _also_ssl_errors.setdefault(kind, type(kind.__name__, (kind, ssl.SSLError), {}))
+    same = both.__new__(both, error.message)
     same.__dict__.update(error.__dict__)
     return same
 
