@@ -30,6 +30,9 @@ Signal = Literal["traces", "metrics", "logs"]
 Transport = Literal["grpc", "http"]
 ExportRequest = ExportTraceServiceRequest | ExportMetricsServiceRequest | ExportLogsServiceRequest
 
+LONGEST_STALL_SECONDS = 600.0
+"""How long a call is held; without an end, a program that forgot to close its sink would never end."""
+
 _REQUESTS: dict[Signal, Callable[[bytes], ExportRequest]] = {
     "traces": ExportTraceServiceRequest.FromString,
     "metrics": ExportMetricsServiceRequest.FromString,
@@ -137,7 +140,7 @@ class Record:
         headers: Mapping[str, str],
     ) -> Verdict:
         """Wait while the sink is stalled, then decode and keep `body`, or answer what was ordered."""
-        self._flowing.wait()
+        self._flowing.wait(LONGEST_STALL_SECONDS)
         with self._changed:
             if self._plan.times > 0:
                 self._plan.times -= 1
