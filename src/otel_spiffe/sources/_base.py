@@ -20,9 +20,9 @@ __all__ = ["CellSource"]
 class CellSource:
     """A `Source` that reads its cell; what fills the cell is the subclass's."""
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Cell, *, uses_grpc: bool = False) -> None:
         self._cell = cell
-        watch_forks(self)
+        watch_forks(self, uses_grpc=uses_grpc)
 
     def identity(self) -> Identity:
         """Return the current identity at once, without waiting for one.

@@ -12,7 +12,10 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["ForkAware", "watch_forks"]
 
@@ -34,7 +37,10 @@ class ForkAware(Protocol):
 
 
 class _Registry:
-    def __init__(self) -> None:
+    """The living sources of one kind; hooked into the process with the first of them."""
+
+    def __init__(self, before_hooking: Callable[[], None]) -> None:
+        self._before_hooking = before_hooking
         self._lock = threading.RLock()
         self._open: weakref.WeakSet[ForkAware] = weakref.WeakSet()
         self._forking: list[ForkAware] = []
@@ -45,6 +51,7 @@ class _Registry:
             self._open.add(source)
             if not self._hooked:
                 self._hooked = True
+                self._before_hooking()
                 os.register_at_fork(before=self._before, after_in_parent=self._in_parent, after_in_child=self._in_child)
 
     def _before(self) -> None:
@@ -66,9 +73,24 @@ class _Registry:
             source.after_fork_in_child()
 
 
-_registry = _Registry()
+def _let_grpc_hook_first() -> None:
+    # `before` handlers run last registered first, the others first registered first. With
+    # GRPC_ENABLE_FORK_SUPPORT grpcio registers its own with the first channel, and its child handler cancels the
+    # calls of every channel there is: run after ours it waits for ever for the one that we had just opened.
+    import grpc  # noqa: PLC0415 -- sources without gRPC do not load it
+
+    grpc.insecure_channel("unix:/nonexistent").close()
 
 
-def watch_forks(source: ForkAware) -> None:
-    """Have the methods of `source` called around each fork, as long as it lives."""
-    _registry.add(source)
+_plain = _Registry(lambda: None)
+_with_grpc = _Registry(_let_grpc_hook_first)
+
+
+def watch_forks(source: ForkAware, *, uses_grpc: bool = False) -> None:
+    """Have the methods of `source` called around each fork, as long as it lives.
+
+    Args:
+        source: whose methods.
+        uses_grpc: it is to leave gRPC before gRPC's own fork handlers run, and to come back after them.
+    """
+    (_with_grpc if uses_grpc else _plain).add(source)

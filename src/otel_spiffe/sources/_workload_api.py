@@ -65,7 +65,8 @@ class WorkloadApiSource(CellSource):
         self._stream: Stream | None = None
         self._connections = 0
         self._worker = Worker(f"otel-spiffe {name}", self._turn, self._interrupt)
-        super().__init__(Cell(name, clock=clock, meter_provider=meter_provider, alive=lambda: self._worker.alive))
+        cell = Cell(name, clock=clock, meter_provider=meter_provider, alive=lambda: self._worker.alive)
+        super().__init__(cell, uses_grpc=True)
 
     @classmethod
     def open(
