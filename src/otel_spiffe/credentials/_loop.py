@@ -97,7 +97,7 @@ class BackgroundLoop:
         asyncio.set_event_loop(self.asyncio)
         try:
             self.asyncio.run_forever()
-            _cancel_all(self.asyncio)
+            self.asyncio.run_until_complete(_wind_up())
         finally:
             self.asyncio.close()
 
@@ -130,12 +130,12 @@ class BackgroundLoop:
 _abandoned: list[BackgroundLoop] = []
 
 
-def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
-    tasks = asyncio.all_tasks(loop)
+async def _wind_up() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
-    if tasks:
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(0)  # what tasks that had ended before have left to do
 
 
 class _House:

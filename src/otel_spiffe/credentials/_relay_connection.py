@@ -28,6 +28,11 @@ _log = logging.getLogger("otel_spiffe.credentials")
 LINGER: Final = 1.0
 """Seconds that the server has to end the connection after the client has: gRPC's has nothing more to say."""
 
+SETTLE: Final = 0.25
+"""Seconds before a new connection is retired. grpcio 1.85.1 takes a GOAWAY that comes with the first SETTINGS for
+nothing: it keeps the connection, retries the next call on it for ever, and ends in a failed CHECK (memory_quota.cc)
+once that call's arena has 1 GiB."""
+
 
 class Connection:
     """A client's connection and the one to the server that belongs to it."""
@@ -43,6 +48,7 @@ class Connection:
         self._task: asyncio.Task[None] | None = None
         self._lifetime: Lifetime | None = None
         self._silence: asyncio.TimerHandle | None = None
+        self._settled = 0.0
 
     def start(self) -> None:
         """Begin to dial."""
@@ -51,9 +57,13 @@ class Connection:
     def retire(self, generation: int) -> None:
         """Have the client open a new connection for new calls, if this one is of an older generation."""
         if self._pump is not None and self._far is not None and self._far.generation < generation:
-            self._pump.retire()
+            self._retire()
         if self._refusal is not None:
             self._refusal.leave()  # what was refused may succeed with this identity
+
+    def _retire(self) -> None:
+        if self._pump is not None:
+            self._loop.call_at(self._settled, self._pump.retire)
 
     def refuse(self, error: OtelSpiffeError, said: bytes | bytearray = b"") -> None:
         """Answer every call with `error`'s sentence."""
@@ -98,12 +108,12 @@ class Connection:
         self._home.accepted(far)
         self._pump = Pump(self._loop, self._near, far, http2=True, replay=True, linger=LINGER, ended=self._on_end)
         self._pump.start()
+        self._settled = self._loop.time() + SETTLE
         if far.expires_at is not None:
-            self._lifetime = Lifetime(self._loop, far.expires_at, notice=self._pump.retire, over=self._on_expiry)
+            self._lifetime = Lifetime(self._loop, far.expires_at, notice=self._retire, over=self._on_expiry)
             self._lifetime.start()
         self._silence = self._loop.call_later(self._home.plan.connect_timeout, self._on_silence)
-        if self._home.generation > far.generation:
-            self._pump.retire()
+        self.retire(self._home.generation)
 
     def _on_silence(self) -> None:
         """Refuse calls to a server that has not spoken: HTTP/2 has it speak first (RFC 9113 3.4)."""

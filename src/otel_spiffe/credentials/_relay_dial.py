@@ -33,22 +33,22 @@ _ANSWER_CHUNK: Final = 4096
 
 async def readable(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
     """Return when there is something to read."""
-    ready = asyncio.Event()
-    loop.add_reader(connection, ready.set)
+    ready, descriptor = asyncio.Event(), connection.fileno()
+    loop.add_reader(descriptor, ready.set)
     try:
         await ready.wait()
     finally:
-        loop.remove_reader(connection)
+        loop.remove_reader(descriptor)
 
 
 async def writable(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
     """Return when something can be written."""
-    ready = asyncio.Event()
-    loop.add_writer(connection, ready.set)
+    ready, descriptor = asyncio.Event(), connection.fileno()
+    loop.add_writer(descriptor, ready.set)
     try:
         await ready.wait()
     finally:
-        loop.remove_writer(connection)
+        loop.remove_writer(descriptor)
 
 
 async def shake_hands(loop: asyncio.AbstractEventLoop, connection: ssl.SSLSocket) -> None:

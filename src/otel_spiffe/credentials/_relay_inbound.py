@@ -186,6 +186,9 @@ class _Client:
     def start(self) -> None:
         """Begin the handshake."""
         self._task = self._loop.create_task(self._run())
+        # The descriptor of a cancelled handshake is watched until its task has ended; closed before that, its
+        # number could belong to the next client already.
+        self._task.add_done_callback(lambda task: task.cancelled() and self.abandon())
 
     def retire(self, generation: int) -> None:
         """Have an HTTP/2 client open a new connection for new calls, if this one is of an older generation."""
@@ -194,13 +197,13 @@ class _Client:
 
     def close(self) -> None:
         """End it at once; may be called again."""
-        if self._task is not None:
-            self._task.cancel()
+        shaking_hands = self._task is not None and self._task.cancel() and self._task is not asyncio.current_task()
         if self._lifetime is not None:
             self._lifetime.stop()
         if self._pump is not None:
             self._pump.stop()
-        self.abandon()
+        if not shaking_hands:
+            self.abandon()
         self._home.gone(self)
 
     def abandon(self) -> None:

@@ -53,6 +53,8 @@ class Flow:
             n = receive(self._view[: self._capacity])
         except _AGAIN:
             return -1
+        except ssl.SSLZeroReturnError:  # what Python makes of the peer's close_notify after our own
+            n = 0
         self._start, self._end = 0, n
         self.eof = n == 0
         return n
