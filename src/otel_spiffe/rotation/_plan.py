@@ -38,11 +38,13 @@ class Expired:
     at: datetime
 
 
-def plan(identity: Identity | None, *, now: datetime, dice: float) -> Keep | Fetch | Expired:
+def plan(identity: Identity | None, *, since: datetime, now: datetime, dice: float) -> Keep | Fetch | Expired:
     """Decide what to do about `identity` at `now`.
 
     Args:
         identity: the one that is held, or None.
+        since: when it came, aware. Its life is counted from then: authorities backdate notBefore, and of an SVID
+            of a minute that was backdated by two, two thirds would be over before it came.
         now: the clock's reading, aware.
         dice: between 0 and 1, drawn once for each identity; renewal comes up to a tenth of the life earlier by it.
     """
@@ -52,7 +54,7 @@ def plan(identity: Identity | None, *, now: datetime, dice: float) -> Keep | Fet
         return Keep(until=None)
     if is_expired(identity, now=now):
         return Expired(at=identity.expires_at)
-    due = renewal_time(identity.chosen.not_before, identity.expires_at, dice=dice)
+    due = renewal_time(since, identity.expires_at, dice=dice)
     return Keep(until=due) if now < due else Fetch()
 
 
@@ -61,6 +63,6 @@ def is_expired(identity: Identity, *, now: datetime) -> bool:
     return identity.expires_at is not None and now > identity.expires_at
 
 
-def renewal_time(not_before: datetime, expires_at: datetime, *, dice: float) -> datetime:
+def renewal_time(since: datetime, expires_at: datetime, *, dice: float) -> datetime:
     """Return when an X509-SVID of that life is due for renewal: `RENEW_AT` of it, less some jitter."""
-    return not_before + (expires_at - not_before) * (RENEW_AT - _JITTER * dice)
+    return since + (expires_at - since) * (RENEW_AT - _JITTER * dice)
