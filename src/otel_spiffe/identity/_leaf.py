@@ -36,6 +36,7 @@ MAX_CHAIN_CERTIFICATES = 10  # a leaf, the 8 intermediates that pyca follows by 
 UNREADABLE = (
     ValueError,
     TypeError,
+    KeyError,  # pyca 46: a name in a string type that it does not know
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.InvalidVersion,
