@@ -103,11 +103,11 @@ def test_the_spiffe_package_follows(several, spiffe_ca, eventually):
 def test_spiffe_helper_writes_what_we_serve(spiffe_ca, several, short_folder):
     folder = short_folder()
     with WorkloadApiServer.open(identity=several) as server, SpiffeHelper(server.endpoint, folder) as helper:
-        helper.wait_for_update()
+        helper.wait_for_updates(1)
         _assert_files(folder, several.svids[0], several)
         later = spiffe_ca.identity(TWO)
         server.serve(later)
-        helper.wait_for_update()
+        helper.wait_for_updates(2)
         _assert_files(folder, later.svid, later)
 
 
@@ -119,7 +119,7 @@ def test_spiffe_helper_picks_by_hint(several, short_folder):
         WorkloadApiServer.open(identity=several) as server,
         SpiffeHelper(server.endpoint, folder, hint="internal") as helper,
     ):
-        helper.wait_for_update()
+        helper.wait_for_updates(1)
         _assert_files(folder, several.svids[1], several)
 
 

@@ -7,7 +7,7 @@ go.mod, go.sum, our sources ──► build ──► cache folder ──► Pro
 from __future__ import annotations
 
 from peerlib.build import PEERS, PeerMissing, binary, build, missing, version
-from peerlib.collector import Collector, PlainSink, Telemetrygen, collector_config, write_material
+from peerlib.collector import Collector, PlainSink, Telemetrygen, write_material
 from peerlib.gospiffe import GoSpiffe, GoSpiffeError, identity_fields
 from peerlib.process import Process, free_port
 from peerlib.spire import Agent, Server, SpiffeHelper, Spire, start_spire
@@ -27,7 +27,6 @@ __all__ = [
     "Telemetrygen",
     "binary",
     "build",
-    "collector_config",
     "free_port",
     "identity_fields",
     "missing",

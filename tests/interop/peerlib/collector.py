@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from otel_spiffe.identity import X509Bundle, X509Svid
 
-__all__ = ["Collector", "PlainSink", "Telemetrygen", "collector_config", "write_material"]
+__all__ = ["Collector", "PlainSink", "Telemetrygen", "write_material"]
 
 
 def write_material(folder: Path, svid: X509Svid, bundle: X509Bundle) -> None:
@@ -46,75 +46,87 @@ def write_material(folder: Path, svid: X509Svid, bundle: X509Bundle) -> None:
         new.rename(folder / name)
 
 
-def collector_config(
-    files: Path, *, grpc_port: int, http_port: int, downstream: str = "", reload: str = "1s"
-) -> dict[str, Any]:
-    """Return a configuration: mTLS receivers, and an exporter without a queue, so that "accepted" means delivered.
+def _no_queue(**tls: Any) -> dict[str, Any]:
+    # Without a queue "accepted" means delivered, and what is refused behind is refused in front.
+    return {
+        "tls": tls,
+        "sending_queue": {"enabled": False},
+        "retry_on_failure": {"enabled": False},
+        "compression": "none",
+    }
 
-    Args:
-        files: the folder with `svid.pem`, `svid_key.pem` and `svid_bundle.pem`.
-        grpc_port: of the gRPC receiver.
-        http_port: of the HTTP receiver.
-        downstream: `host:port` of a plaintext OTLP/gRPC server; nothing throws what comes away.
-        reload: how often the receivers read their files.
-    """
-    tls = {
+
+def _tls(files: Path, ca: str, **more: Any) -> dict[str, Any]:
+    return {
         "cert_file": str(files / "svid.pem"),
         "key_file": str(files / "svid_key.pem"),
-        "client_ca_file": str(files / "svid_bundle.pem"),
-        "client_ca_file_reload": True,
-        "reload_interval": reload,
-    }
-    exporter = {"nop": None}
-    if downstream:
-        exporter = {
-            "otlp": {
-                "endpoint": downstream,
-                "tls": {"insecure": True},
-                "sending_queue": {"enabled": False},
-                "retry_on_failure": {"enabled": False},
-                "compression": "none",
-            }
-        }
-    pipeline = {"receivers": ["otlp"], "exporters": list(exporter)}
-    return {
-        "receivers": {
-            "otlp": {
-                "protocols": {
-                    "grpc": {"endpoint": f"127.0.0.1:{grpc_port}", "tls": tls, "max_recv_msg_size_mib": 64},
-                    "http": {"endpoint": f"127.0.0.1:{http_port}", "tls": tls},
-                }
-            }
-        },
-        "exporters": exporter,
-        "service": {
-            "pipelines": {"traces": pipeline, "metrics": pipeline, "logs": pipeline},
-            "telemetry": {"metrics": {"level": "none"}, "logs": {"level": "info"}},
-        },
+        ca: str(files / "svid_bundle.pem"),
+        "reload_interval": "1s",
+        **more,
     }
 
 
 class Collector:
-    """A Collector on two loopback ports."""
+    """A Collector with an OTLP receiver on two loopback ports."""
 
-    def __init__(self, folder: Path, files: Path, *, downstream: str = "", reload: str = "1s") -> None:
+    def __init__(self, folder: Path, receiver_tls: dict[str, Any] | None, exporter: dict[str, Any]) -> None:
         self.grpc_port, self.http_port = free_port(), free_port()
         self._process: Process | None = None
-        self._config = folder / "collector.yaml"  # JSON is YAML
-        config = collector_config(
-            files, grpc_port=self.grpc_port, http_port=self.http_port, downstream=downstream, reload=reload
-        )
-        self._config.write_text(json.dumps(config))
+        self._secure = receiver_tls is not None
+        self._file = folder / f"collector-{self.grpc_port}.yaml"  # JSON is YAML
+        tls = {"tls": receiver_tls} if receiver_tls is not None else {}
+        protocols = {
+            "grpc": {"endpoint": f"127.0.0.1:{self.grpc_port}", "max_recv_msg_size_mib": 64, **tls},
+            "http": {"endpoint": f"127.0.0.1:{self.http_port}", **tls},
+        }
+        pipeline = {"receivers": ["otlp"], "exporters": list(exporter)}
+        config = {
+            "receivers": {"otlp": {"protocols": protocols}},
+            "exporters": exporter,
+            "service": {
+                "pipelines": {"traces": pipeline, "metrics": pipeline, "logs": pipeline},
+                "telemetry": {"metrics": {"level": "none"}},
+            },
+        }
+        self._file.write_text(json.dumps(config))
+
+    @classmethod
+    def receiving(cls, folder: Path, files: Path, *, downstream: str = "") -> Self:
+        """Return one that takes OTLP over mTLS and passes it on in plaintext.
+
+        Args:
+            folder: of its configuration.
+            files: with `svid.pem`, `svid_key.pem` and `svid_bundle.pem`, read again every second.
+            downstream: `host:port` of a plaintext OTLP/gRPC server; none throws away what comes.
+        """
+        exporter = {"otlp": {"endpoint": downstream, **_no_queue(insecure=True)}} if downstream else {"nop": None}
+        return cls(folder, _tls(files, "client_ca_file", client_ca_file_reload=True), exporter)
+
+    @classmethod
+    def sending(cls, folder: Path, files: Path, *, target: str, http: bool = False) -> Self:
+        """Return one that takes OTLP in plaintext and passes it on over mTLS, to a server with the DNS SAN localhost.
+
+        Args:
+            folder: of its configuration.
+            files: as of `receiving`.
+            target: `host:port` of the server.
+            http: whether to use OTLP/HTTP.
+        """
+        tls = _no_queue(**_tls(files, "ca_file", server_name_override="localhost"))
+        exporter = {"otlp": {"endpoint": target, **tls}}
+        if http:
+            exporter = {"otlphttp": {"endpoint": f"https://{target}", **tls}}
+        return cls(folder, None, exporter)
 
     @property
     def grpc_endpoint(self) -> str:
         """Of its gRPC receiver."""
-        return f"https://127.0.0.1:{self.grpc_port}"
+        return f"{'https' if self._secure else 'http'}://127.0.0.1:{self.grpc_port}"
 
     @property
     def http_endpoint(self) -> str:
         """Of its HTTP receiver, without the signal's path."""
-        return f"https://127.0.0.1:{self.http_port}"
+        return f"{'https' if self._secure else 'http'}://127.0.0.1:{self.http_port}"
 
     @property
     def pid(self) -> int:
@@ -128,8 +140,7 @@ class Collector:
 
     def start(self) -> Self:
         """Start it, and wait until it is ready."""
-        command = [binary("collector", "collector"), "--config", self._config]
-        self._process = Process(command, name="Collector")
+        self._process = Process([binary("collector", "collector"), "--config", self._file], name="Collector")
         self._process.wait_for_line("Everything is ready")
         return self
 
@@ -160,7 +171,9 @@ class Telemetrygen:
 
     def wait(self, *, timeout: float = 60.0) -> int:
         """Return its exit code."""
-        return self._process.wait(timeout=timeout)
+        code = self._process.wait(timeout=timeout)
+        self._process.stop()
+        return code
 
     @property
     def log(self) -> str:

@@ -254,6 +254,9 @@ class Spire:
         self.server.stop()
 
 
+_UPDATED = "X.509 certificates updated"
+
+
 class SpiffeHelper:
     """Spiffe-helper as a daemon: writes what a Workload API says to files."""
 
@@ -270,17 +273,22 @@ hint = "{hint}"
 '''
         )
         self._process = Process([binary("spire", "spiffe-helper"), "-config", config], name="spiffe-helper")
-        self._seen = 0
 
     @property
     def log(self) -> str:
         """The end of what it said."""
         return self._process.log
 
-    def wait_for_update(self) -> None:
-        """Wait until it has written the files once more than the last time that this was asked."""
-        self._process.wait_for_line("X.509 certificates updated", since=self._seen)
-        self._seen = 1 + max(i for i, line in enumerate(self._process.lines) if "X.509 certificates updated" in line)
+    def updates(self) -> int:
+        """Return how often it has written the files."""
+        return sum(_UPDATED in line for line in list(self._process.lines))
+
+    def wait_for_updates(self, count: int) -> None:
+        """Wait until it has written the files so often."""
+        seen = 0
+        for _ in range(count):
+            self._process.wait_for_line(_UPDATED, since=seen)
+            seen = 1 + next(i for i, line in enumerate(self._process.lines) if i >= seen and _UPDATED in line)
 
     def stop(self) -> None:
         """End it."""

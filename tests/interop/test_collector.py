@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Collector behind our exporters, with SVIDs of SPIRE, files of spiffe-helper, restarts and reloads under load."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import pytest
+from opentelemetry import trace
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as StockExporter
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricExportResult
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from otel_spiffe.credentials import Relay
+from otel_spiffe.exporters import grpc as over_grpc
+from otel_spiffe.exporters import http as over_http
+from otel_spiffe.identity import authorize_id
+from otel_spiffe.sources import WorkloadApiSource
+from peerlib import Collector, PlainSink, SpiffeHelper, Telemetrygen, start_spire, write_material
+
+pytestmark = [pytest.mark.builds("collector", "spire")]
+PEER = "Collector"
+
+APP, COLLECTOR = "spiffe://prod.example/app", "spiffe://prod.example/collector"
+RESOURCE = Resource({"service.name": "interop", "service.version": "1.2.3"})
+
+
+@pytest.fixture(scope="module")
+def site(short_folder):
+    """A SPIRE whose agent serves the app and the Collector, by hints; X509-SVIDs live for 20 s."""
+    spire = start_spire(short_folder(), "prod.example")
+    try:
+        spire.entry("/app", hint="app")
+        spire.entry("/collector", hint="collector")
+        yield spire
+    finally:
+        spire.stop()
+
+
+@pytest.fixture(scope="module")
+def helper(site, short_folder):
+    """Spiffe-helper, which writes the Collector's files every 5 s or so."""
+    with SpiffeHelper(site.agent.endpoint, short_folder(), hint="collector") as helper:
+        helper.wait_for_updates(1)
+        yield helper
+
+
+@pytest.fixture(scope="module")
+def app(site):
+    """The app's source."""
+    with WorkloadApiSource.open(site.agent.endpoint, hint="app") as source:
+        source.wait(60)
+        yield source
+
+
+@pytest.fixture
+def sink():
+    with PlainSink() as sink:
+        yield sink
+
+
+@pytest.fixture
+def collector(helper, sink, short_folder):
+    with Collector.receiving(short_folder(), helper.folder, downstream=sink.address) as collector:
+        yield collector
+
+
+TRANSPORTS = {"grpc": over_grpc, "http": over_http}
+_PATHS = {"OTLPSpanExporter": "/v1/traces", "OTLPMetricExporter": "/v1/metrics", "OTLPLogExporter": "/v1/logs"}
+
+
+def _exporter(transport, name, collector, source, **more):
+    more = {"authorize": authorize_id(COLLECTOR), "timeout": 10, **more}
+    if transport == "grpc":
+        return getattr(over_grpc, name)(collector.grpc_endpoint, source=source, **more)
+    return getattr(over_http, name)(collector.http_endpoint + _PATHS[name], source=source, **more)
+
+
+def _compression(transport, *, gzip):
+    if transport == "grpc":
+        return "gzip" if gzip else "none"
+    from opentelemetry.exporter.otlp.proto.http import Compression  # noqa: PLC0415
+
+    return Compression.Gzip if gzip else Compression.NoCompression
+
+
+@pytest.mark.parametrize("gzip", [False, True])
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_spans_arrive_field_by_field(collector, sink, app, row, transport, gzip):
+    spans = _spans()
+    exporter = _exporter(
+        transport, "OTLPSpanExporter", collector, app, compression=_compression(transport, gzip=gzip)
+    )
+    assert exporter.export(spans) is SpanExportResult.SUCCESS
+    exporter.shutdown()
+    assert _received(sink, "resource_spans") == _plain(encode_spans(spans), "resource_spans")
+    row(PEER, f"spans over {transport}, {'gzip' if gzip else 'no compression'}: equal in every field", "agree")
+
+
+@pytest.mark.parametrize("gzip", [False, True])
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_metrics_arrive_field_by_field(collector, sink, app, row, transport, gzip):
+    metrics = _metrics()
+    exporter = _exporter(
+        transport, "OTLPMetricExporter", collector, app, compression=_compression(transport, gzip=gzip)
+    )
+    assert exporter.export(metrics) is MetricExportResult.SUCCESS
+    exporter.shutdown()
+    assert _received(sink, "resource_metrics") == _plain(encode_metrics(metrics), "resource_metrics")
+    row(PEER, f"metrics over {transport}, {'gzip' if gzip else 'no compression'}: equal in every field", "agree")
+
+
+@pytest.mark.parametrize("gzip", [False, True])
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_log_records_arrive_field_by_field(collector, sink, app, row, transport, gzip):
+    records = _log_records()
+    exporter = _exporter(
+        transport, "OTLPLogExporter", collector, app, compression=_compression(transport, gzip=gzip)
+    )
+    assert exporter.export(records).name == "SUCCESS"
+    exporter.shutdown()
+    assert _received(sink, "resource_logs") == _plain(encode_logs(records), "resource_logs")
+    row(PEER, f"log records over {transport}, {'gzip' if gzip else 'no compression'}: equal in every field", "agree")
+
+
+@pytest.mark.peer(PEER, "another SPIFFE ID than the authorized one: refused, and the log line says who and why")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_another_collector_is_refused(collector, sink, app, caplog, transport):
+    other = authorize_id("spiffe://prod.example/another")
+    exporter = _exporter(transport, "OTLPSpanExporter", collector, app, authorize=other, timeout=3)
+    with caplog.at_level(logging.WARNING):
+        assert exporter.export(_spans()) is SpanExportResult.FAILURE
+    exporter.shutdown()
+    assert f"peer {COLLECTOR} is not in one_of(spiffe://prod.example/another)" in caplog.text
+    assert not sink.requests
+
+
+@pytest.mark.peer(PEER, "an app whose trust domain it does not know: refused, and the log line says who and why")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_foreign_app_is_refused(collector, app, spiffe_ca, spiffe_source_of, caplog, transport):
+    theirs = app.identity().bundles[app.identity().svid.id.trust_domain]
+    stranger = spiffe_source_of(spiffe_ca.identity("spiffe://test.example/app", federated=[theirs]))
+    exporter = _exporter(transport, "OTLPSpanExporter", collector, stranger, timeout=3)
+    with caplog.at_level(logging.WARNING):
+        assert exporter.export(_spans()) is SpanExportResult.FAILURE
+    exporter.shutdown()
+    assert f"{COLLECTOR} refused spiffe://test.example/app: " in caplog.text
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_nothing_acknowledged_is_lost_while_it_is_restarted(collector, sink, app, row, how):
+    """Two restarts under the load of two exporters: what `export` called a success has arrived."""
+    with _Load(collector, app) as load:
+        for _ in range(2):
+            load.wait_for_acknowledged(20)
+            collector.kill() if how == "killed" else collector.stop()
+            collector.start()
+        load.wait_for_acknowledged(20)
+    _account(load, sink, row, f"{how} and started again under load, twice")
+
+
+def test_nothing_acknowledged_is_lost_while_its_files_are_replaced(collector, helper, sink, app, row):
+    """Spiffe-helper replaces key, certificate and bundle three times, and our side rotates as often."""
+    serials = set()
+    unsubscribe = app.subscribe(lambda identity: serials.add(identity.svid.leaf.serial_number))
+    with _Load(collector, app) as load:
+        helper.wait_for_updates(helper.updates() + 3)
+        load.wait_for_acknowledged(20)
+    unsubscribe()
+    assert len(serials) >= 3
+    _account(load, sink, row, "its files replaced under load, three times")
+
+
+def _account(load, sink, row, what):
+    received = {span.name for span in sink.spans}
+    lost = load.acknowledged - received
+    print(
+        f"\n{what}: sent {len(load.sent)}, acknowledged {len(load.acknowledged)}, received {len(received)}, "
+        f"acknowledged and missing {len(lost)}"
+    )
+    assert not lost
+    row(PEER, what, "nothing acknowledged is missing")
+
+
+class _Load:
+    """Exports one span after another by each transport, and keeps the names of those that were acknowledged."""
+
+    def __init__(self, collector, source):
+        self.sent, self.acknowledged = set(), set()
+        self._changed = threading.Condition()
+        self._over = threading.Event()
+        self._exporters = {name: _exporter(name, "OTLPSpanExporter", collector, source) for name in TRANSPORTS}
+        self._threads = [threading.Thread(target=self._run, args=each) for each in self._exporters.items()]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        for thread in self._threads:
+            thread.join(60)
+        for exporter in self._exporters.values():
+            exporter.shutdown()
+
+    def wait_for_acknowledged(self, more):
+        """Wait until as many more are acknowledged, of each transport."""
+        with self._changed:
+            wanted = {name: self._count(name) + more for name in self._exporters}
+            assert self._changed.wait_for(lambda: all(self._count(n) >= w for n, w in wanted.items()), 90)
+
+    def _count(self, name):
+        return sum(each.startswith(name) for each in self.acknowledged)
+
+    def _run(self, name, exporter):
+        number = 0
+        while not self._over.is_set():
+            number += 1
+            span = _spans(f"{name}-{number}")
+            self.sent.add(f"{name}-{number}")
+            if exporter.export(span) is SpanExportResult.SUCCESS:
+                with self._changed:
+                    self.acknowledged.add(f"{name}-{number}")
+                    self._changed.notify_all()
+            self._over.wait(0.005)
+
+
+@pytest.mark.builds("telemetrygen")
+@pytest.mark.peer("telemetrygen", "Relay.inbound before a plaintext server: spans, metrics and log records over gRPC")
+@pytest.mark.parametrize("signal", ["traces", "metrics", "logs"])
+def test_telemetrygen_through_an_inbound_relay(sink, spiffe_ca, spiffe_source_of, tmp_path, signal):
+    server = spiffe_ca.issue("spiffe://test.example/relay", dns_names=["localhost"])
+    write_material(tmp_path, spiffe_ca.issue("spiffe://test.example/generator"), spiffe_ca.bundle)
+    allowed = authorize_id("spiffe://test.example/generator")
+    with Relay.inbound("127.0.0.1:0", spiffe_source_of(server), authorize=allowed, upstream=sink.address) as relay:
+        words = [signal, f"--{signal}=3", "--workers=2", "--otlp-endpoint", f"localhost:{relay.address[1]}", "--mtls"]
+        words += ["--ca-cert", f"{tmp_path}/svid_bundle.pem", "--client-cert", f"{tmp_path}/svid.pem"]
+        words += ["--client-key", f"{tmp_path}/svid_key.pem"]
+        generator = Telemetrygen(*words)
+        assert generator.wait() == 0, generator.log
+    assert len(sink.spans) + len(sink.metrics) + len(sink.log_records) >= 6
+
+
+@pytest.mark.peer(PEER, "as client of Relay.inbound before a plaintext server, over gRPC; its files replaced meanwhile")
+def test_a_collector_sends_through_an_inbound_relay(sink, spiffe_ca, spiffe_source_of, short_folder, tmp_path, eventually):
+    server = spiffe_ca.issue("spiffe://test.example/relay", dns_names=["localhost"])
+    allowed = authorize_id("spiffe://test.example/collector")
+    write_material(tmp_path, spiffe_ca.issue("spiffe://test.example/collector"), spiffe_ca.bundle)
+    with (
+        Relay.inbound("127.0.0.1:0", spiffe_source_of(server), authorize=allowed, upstream=sink.address) as relay,
+        Collector.sending(short_folder(), tmp_path, target=f"127.0.0.1:{relay.address[1]}") as collector,
+    ):
+        stock = StockExporter(endpoint=collector.grpc_endpoint, insecure=True, timeout=20)
+        spans = _spans()
+        assert stock.export(spans) is SpanExportResult.SUCCESS
+        assert _received(sink, "resource_spans") == _plain(encode_spans(spans), "resource_spans")
+        stock.shutdown()
+
+
+def _spans(name="operation"):
+    kept = InMemorySpanExporter()
+    provider = TracerProvider(resource=RESOURCE)
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    tracer = provider.get_tracer("interop", "1.0", schema_url="https://opentelemetry.io/schemas/1.30.0")
+    with tracer.start_as_current_span("parent" if name == "operation" else name) as parent:
+        if name == "operation":
+            link = trace.Link(parent.get_span_context(), {"why": "link"})
+            attributes = {"text": "ä€😀", "number": 2**53 + 1, "half": 0.5, "yes": True, "list": ["a", "b"], "none": []}
+            child = tracer.start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes, links=[link])
+            child.add_event("event", {"key": "value"})
+            child.set_status(trace.Status(trace.StatusCode.ERROR, "it failed"))
+            child.end()
+    provider.shutdown()
+    return kept.get_finished_spans()
+
+
+def _metrics():
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], resource=RESOURCE)
+    meter = provider.get_meter("interop", "1.0")
+    meter.create_counter("counter", "1", "a counter").add(3, {"key": "value"})
+    meter.create_up_down_counter("up_down").add(-2)
+    meter.create_histogram("histogram", "s").record(0.25, {"key": "value"})
+    meter.create_gauge("gauge").set(0.5)
+    data = reader.get_metrics_data()
+    provider.shutdown()
+    return data
+
+
+def _log_records():
+    kept = InMemoryLogRecordExporter()
+    provider = LoggerProvider(resource=RESOURCE)
+    provider.add_log_record_processor(SimpleLogRecordProcessor(kept))
+    logger = provider.get_logger("interop", "1.0")
+    for body in ("text", {"a": [1, 2.5, None, True]}, 7):
+        logger.emit(
+            LogRecord(
+                timestamp=time.time_ns(),
+                body=body,
+                severity_text="WARN",
+                severity_number=SeverityNumber.WARN,
+                attributes={"key": "value"},
+                event_name="happened",
+            )
+        )
+    provider.shutdown()
+    return kept.get_finished_logs()
+
+
+def _received(sink, field):
+    return [_normal(each) for request in sink.requests for each in getattr(request, field)]
+
+
+def _plain(request, field):
+    return [_normal(each) for each in getattr(request, field)]
+
+
+def _normal(message):
+    # Attributes are a map: their order says nothing.
+    return message.SerializeToString(deterministic=True)
