@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import base64
 import json
-import time
 from datetime import timedelta
 
 import pytest
@@ -251,12 +250,10 @@ class TestJwks:
         assert bundle_from_jwks(TD, b'{"keys": []}', max_bytes=12)
 
     def test_many_names_are_no_way_to_keep_us_busy(self):
-        names = ",".join(f'"{number}": 0' for number in range(100_000))
-        text = f'{{"keys": [], {names}, "0": 1}}'.encode()
-        begun = time.process_time()
-        with pytest.raises(InvalidIdentity, match="'0' stands twice"):
-            bundle_from_jwks(TD, text)
-        assert time.process_time() - begun < 20  # the square of it took minutes
+        """In the square of their number this would end in pytest's timeout."""
+        names = ",".join(f'"{number}": 0' for number in range(200_000))
+        with pytest.raises(InvalidIdentity, match="'199999' stands twice"):
+            bundle_from_jwks(TD, f'{{"keys": [], {names}, "199999": 1}}'.encode())
 
     def test_null_members_count_as_absent(self):
         bundle = bundle_from_jwks(TD, b'{"keys": [], "spiffe_sequence": null, "spiffe_refresh_hint": null}')
