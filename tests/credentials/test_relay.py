@@ -6,6 +6,7 @@ import datetime as dt
 import functools
 import logging
 import os
+import re
 import socket
 import ssl
 import stat
@@ -503,13 +504,13 @@ def test_a_client_that_is_not_authorized_is_refused_and_logged_once(world, plain
     context = client_context(world.source(), authorize=authorize_any())
     with inbound(world, f"127.0.0.1:{plain}", authorize=authorize_id("spiffe://prod.example/other")) as relay:
         for _ in range(3):
-            with (
-                socket.create_connection(relay.address, timeout=30) as tcp,
-                pytest.raises((RefusedByPeer, ConnectionError)),  # noqa: PT012 -- 1.3 refuses at the first read
-                context.wrap_socket(tcp) as tls,
-            ):
-                if not tls.recv(1):
-                    raise ConnectionResetError
+            with socket.create_connection(relay.address, timeout=30) as tcp:
+                try:
+                    tls = context.wrap_socket(tcp)
+                    assert tls.recv(1) == b""  # TLS 1.3 refuses at the first read; Python may call it an end
+                    tls.close()
+                except (RefusedByPeer, ConnectionError):
+                    pass
         refusals = [
             each
             for each in caplog.records
@@ -566,7 +567,7 @@ def test_a_server_that_is_not_there_ends_its_clients_and_is_logged(world, caplog
     with (
         inbound(world, f"127.0.0.1:{port}") as relay,
         secure_channel("{}:{}".format(*relay.address), world.source(), authorize=authorize_any()) as channel,
-        pytest.raises(grpc.RpcError, match="refused|closed"),
+        pytest.raises(grpc.RpcError, match=r"refused|closed"),
     ):
         channel.unary_unary("/test/Echo")(b"hello", timeout=30)
     assert f"cannot reach the server behind this relay, 127.0.0.1:{port}: Connection refused" in caplog.text
@@ -575,14 +576,14 @@ def test_a_server_that_is_not_there_ends_its_clients_and_is_logged(world, caplog
 def test_a_port_that_is_taken_is_named(world):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         where = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(InvalidConfiguration, match=f"cannot listen on {where}"):
+        with pytest.raises(InvalidConfiguration, match=re.escape(f"cannot listen on {where}")):
             Relay.inbound(where, world.source(COLLECTOR), authorize=authorize_any(), upstream="127.0.0.1:1")
     assert our_threads() == []
 
 
 @pytest.mark.parametrize("upstream", ["", "unix:", "unix:relative", "http://127.0.0.1:1", "127.0.0.1"])
 def test_an_upstream_that_cannot_be_read_is_named(world, upstream):
-    with pytest.raises(InvalidConfiguration, match="^upstream: "):
+    with pytest.raises(InvalidConfiguration, match=r"^upstream: "):
         inbound(world, upstream)
 
 
