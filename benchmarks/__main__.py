@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import os
 import platform
 import sys
 import time
 
-import grpc
-
 from benchmarks._table import show
+from otel_spiffe import environment
+
+# requests lets these overrule the stock exporter's certificate_file, and nothing here leaves the machine.
+FOREIGN = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "OTEL_", "SPIFFE_")
 
 BENCHMARKS = ("export", "handshakes", "push", "refusals", "scripts", "leaks", "memory", "rotation")
 
@@ -24,8 +27,11 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHMARKS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    environment.forget(*FOREIGN)
+    environment.quieten_grpc()
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    print(f"Python {platform.python_version()}, grpcio {grpc.__version__}, {os.cpu_count()} cores, load {load}")
+    version = importlib.metadata.version("grpcio")
+    print(f"Python {platform.python_version()}, grpcio {version}, {os.cpu_count()} cores, load {load}")
     missed = 0
     for name in arguments.names or BENCHMARKS:
         module, start = importlib.import_module(f"benchmarks.{name}"), time.monotonic()

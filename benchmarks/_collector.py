@@ -42,7 +42,7 @@ async def http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
             await reader.readexactly(length)
             writer.write(_ANSWER)
             await writer.drain()
-    except (asyncio.IncompleteReadError, ConnectionError):
+    except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
         writer.close()
 
 
@@ -52,7 +52,7 @@ async def main(folder: Path) -> None:
     context.load_verify_locations(folder / "ca.pem")
     context.verify_mode = ssl.CERT_REQUIRED
     server, port = grpc_server(folder)
-    listener = await asyncio.start_server(http, "localhost", 0, ssl=context, limit=1 << 22)
+    listener = await asyncio.start_server(http, "127.0.0.1", 0, ssl=context, limit=1 << 22)
     print(json.dumps({"grpc": port, "http": listener.sockets[0].getsockname()[1]}), flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     server.stop(None)

@@ -27,13 +27,13 @@ TITLE = "export() of a batch, as a ratio to the stock exporter with static mTLS 
 
 
 def run(*, quick: bool) -> list[Row]:
-    rounds, calls = (6, 5) if quick else (30, 20)
+    calls = 40 if quick else 400
     rows = []
     with world() as where, collector(where) as ports, StaticSource(where.identity(where.app)) as source:
         for count, targets in ((512, {"gRPC": 1.05, "HTTP": 1.00}), (16, {"gRPC": None, "HTTP": None})):
             batch = spans(count)
             for transport, pair in exporters(where, ports, source).items():
-                result = compare(*(once(exporter, batch) for exporter in pair), rounds=rounds, calls=calls)
+                result = compare(*(once(exporter, batch) for exporter in pair), calls=calls)
                 for exporter in pair:
                     exporter.shutdown()
                 target = targets[transport]
