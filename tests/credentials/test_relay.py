@@ -526,7 +526,7 @@ def test_a_client_of_another_authority_is_refused_and_named(world, stranger_worl
     with (
         inbound(world, f"127.0.0.1:{plain}") as relay,
         secure_channel("{}:{}".format(*relay.address), source, authorize=authorize_any()) as channel,
-        pytest.raises(grpc.RpcError, match="refused spiffe://evil.example/app"),
+        pytest.raises(grpc.RpcError, match=r"refused spiffe://evil\.example/app"),
     ):
         channel.unary_unary("/test/Echo")(b"hello", timeout=30)
     assert "peer spiffe://evil.example/app is not trusted" in caplog.text

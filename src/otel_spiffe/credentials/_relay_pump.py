@@ -140,18 +140,27 @@ class Pump:
         if self._timer is not None:
             self._timer.cancel()
         for connection in tuple(self._readers):
-            self._watch(connection, self._readers, wanted=False)
+            self._watch(connection, self._readers, self._turn, wanted=False)
         for connection in tuple(self._writers):
-            self._watch(connection, self._writers, wanted=False)
+            self._watch(connection, self._writers, self._turn, wanted=False)
 
     def _turn(self) -> None:
+        self._carry(back=True, out=True)
+
+    def _turn_near(self) -> None:
+        # Until the server's first byte what it has to say comes first: an alert explains why a write would fail.
+        self._carry(back=self.replay is not None, out=True)
+
+    def _turn_far(self) -> None:
+        self._carry(back=True, out=self.replay is not None)
+
+    def _carry(self, *, back: bool, out: bool) -> None:
         if self._done:
             return
         try:
             for _ in range(_ROUNDS):
-                # Back first: an alert that is there explains why the next write would fail.
-                moved = self._carry_back()
-                moved = self._carry_out() or moved
+                moved = back and self._carry_back()
+                moved = (out and self._carry_out()) or moved
                 if not moved:
                     break
             else:
@@ -243,18 +252,20 @@ class Pump:
         self._ended(error)
 
     def _watch_all(self) -> None:
-        self._watch(self._near, self._readers, wanted=self._wants_out())
-        self._watch(self._near, self._writers, wanted=not self._back.empty)
-        self._watch(self._far, self._readers, wanted=self._back.empty and not self._back.eof)
-        self._watch(self._far, self._writers, wanted=not self._out.empty)
+        self._watch(self._near, self._readers, self._turn_near, wanted=self._wants_out())
+        self._watch(self._near, self._writers, self._turn_far, wanted=not self._back.empty)
+        self._watch(self._far, self._readers, self._turn_far, wanted=self._back.empty and not self._back.eof)
+        self._watch(self._far, self._writers, self._turn_near, wanted=not self._out.empty)
 
-    def _watch(self, connection: socket.socket, watched: set[socket.socket], *, wanted: bool) -> None:
+    def _watch(
+        self, connection: socket.socket, watched: set[socket.socket], turn: Callable[[], object], *, wanted: bool
+    ) -> None:
         if wanted == (connection in watched):
             return
         reading = watched is self._readers
         if wanted:
             watched.add(connection)
-            (self._loop.add_reader if reading else self._loop.add_writer)(connection, self._turn)
+            (self._loop.add_reader if reading else self._loop.add_writer)(connection, turn)
         else:
             watched.discard(connection)
             (self._loop.remove_reader if reading else self._loop.remove_writer)(connection)
