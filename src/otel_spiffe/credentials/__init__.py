@@ -52,7 +52,7 @@ _LATER = {
     "_http": ("http_session",),
     "_interceptor": ("AioAuthorizationInterceptor", "AuthorizationInterceptor"),
     "_interceptor_verdict": ("peer_id",),
-    "_relay": ("OutboundRelay", "Relay"),
+    "_relay": ("InboundRelay", "OutboundRelay", "Relay"),
     "_server": ("server_credentials",),
 }
 _FILE_OF = {name: file for file, names in _LATER.items() for name in names}
