@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from opentelemetry import trace
@@ -27,7 +30,7 @@ from otel_spiffe.exporters import grpc as over_grpc
 from otel_spiffe.exporters import http as over_http
 from otel_spiffe.identity import authorize_id
 from otel_spiffe.sources import WorkloadApiSource
-from peerlib import Collector, PlainSink, SpiffeHelper, Telemetrygen, start_spire, write_material
+from peerlib import Collector, PlainSink, Process, SpiffeHelper, Telemetrygen, start_spire, write_material
 
 pytestmark = [pytest.mark.builds("collector", "spire")]
 PEER = "Collector"
@@ -156,6 +159,42 @@ def test_a_foreign_app_is_refused(collector, app, spiffe_ca, spiffe_source_of, c
         assert exporter.export(_spans()) is SpanExportResult.FAILURE
     exporter.shutdown()
     assert f"{COLLECTOR} refused spiffe://test.example/app: " in caplog.text
+
+
+_SCRIPT = """
+import logging
+from opentelemetry import metrics, trace
+with trace.get_tracer("script").start_as_current_span("from a script"):
+    logging.getLogger("script").warning("it says")
+metrics.get_meter("script").create_counter("counted").add(1)
+"""
+
+
+@pytest.mark.peer(PEER, "zero-code: `opentelemetry-instrument` with two variables of ours, traces, metrics and logs")
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_zero_code(collector, sink, site, tmp_path, protocol):
+    """`OTEL_TRACES_EXPORTER` and its two siblings, `OTEL_SPIFFE_AUTHORIZED_IDS`, and where things are."""
+    instrument = shutil.which("opentelemetry-instrument", path=str(Path(sys.executable).parent))
+    if instrument is None:
+        pytest.skip("opentelemetry-distro is not installed")
+    (tmp_path / "script.py").write_text(_SCRIPT)
+    environ = {
+        "OTEL_TRACES_EXPORTER": "otlp_spiffe",
+        "OTEL_METRICS_EXPORTER": "otlp_spiffe",
+        "OTEL_LOGS_EXPORTER": "otlp_spiffe",
+        "OTEL_PYTHON_LOGGING_AUTO_INSTRUMENTATION_ENABLED": "true",
+        "OTEL_SPIFFE_AUTHORIZED_IDS": COLLECTOR,
+        "OTEL_SPIFFE_HINT": "app",
+        "SPIFFE_ENDPOINT_SOCKET": site.agent.endpoint,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.grpc_endpoint if protocol == "grpc" else collector.http_endpoint,
+    }
+    with Process([instrument, sys.executable, tmp_path / "script.py"], name="script", environ=environ) as script:
+        assert script.wait(timeout=60) == 0, script.log
+        sink.wait_for(spans=1, metrics=1, log_records=1)
+    assert [span.name for span in sink.spans] == ["from a script"]
+    assert "counted" in [metric.name for metric in sink.metrics]
+    assert "it says" in [record.body.string_value for record in sink.log_records]
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])

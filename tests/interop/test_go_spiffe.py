@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
 import pytest
@@ -22,7 +20,7 @@ from otel_spiffe.credentials import (
 from otel_spiffe.errors import PeerNotAuthorized, PeerUntrusted, RefusedByPeer
 from otel_spiffe.identity import authorize_any, authorize_id, authorize_member_of, authorize_one_of
 from peerlib import GoSpiffeError, identity_fields
-from peerlib.echo import EchoServer, dial
+from peerlib.echo import EchoServer, HttpServer, dial
 
 pytestmark = [pytest.mark.builds("gospiffe")]
 PEER = "go-spiffe"
@@ -112,7 +110,7 @@ def test_our_http_session_and_its_server(go_spiffe, source, theirs):
 
 @pytest.mark.peer(PEER, "HTTPS, its client to our http.server")
 def test_its_http_client_and_our_server(go_spiffe, source, theirs):
-    with _http_server(server_context(source, authorize=authorize_id(GO))) as address:
+    with HttpServer(server_context(source, authorize=authorize_id(GO))) as address:
         answer = go_spiffe.call(
             "dial", identity=theirs, authorize={"id": US}, transport="https", address=address, payload="hello"
         )
@@ -186,7 +184,7 @@ def test_its_grpc_client_through_an_inbound_relay(go_spiffe, source, theirs):
 @pytest.mark.peer(PEER, "Relay.inbound before a plaintext server, its client over HTTPS")
 def test_its_https_client_through_an_inbound_relay(go_spiffe, source, theirs):
     with (
-        _http_server(None) as plain,
+        HttpServer(None) as plain,
         Relay.inbound("127.0.0.1:0", source, authorize=authorize_id(GO), upstream=plain, alpn=["http/1.1"]) as relay,
     ):
         answer = go_spiffe.call(
@@ -259,38 +257,6 @@ def test_each_trust_domain_has_its_own_authorities(go_spiffe, spiffe_ca, spiffe_
         assert "error" in server.handshake()
     with EchoServer(server_context(ours, authorize=authorize_id(far))) as server:
         assert go_spiffe.call("dial", identity=theirs, authorize={"id": US}, address=server.address)["peer"] == US
-
-
-class _Echo(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        answer = f"{getattr(self.connection, 'peer_id', 'nobody')} ".encode() + body
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *arguments):
-        pass
-
-
-class _http_server:  # noqa: N801 -- used as a function
-    def __init__(self, context):
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
-        if context is not None:
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-
-    def __enter__(self):
-        self._thread.start()
-        return f"127.0.0.1:{self._server.server_port}"
-
-    def __exit__(self, *_):
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 class _grpc_server:  # noqa: N801 -- used as a function

@@ -10,6 +10,7 @@ import socket
 import ssl
 import tempfile
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from otel_spiffe.identity import X509Svid
 
-__all__ = ["EchoServer", "bare_context", "dial"]
+__all__ = ["EchoServer", "HttpServer", "bare_context", "dial"]
 
 TIMEOUT = 30.0
 
@@ -119,3 +120,42 @@ def bare_context(svid: X509Svid | None, *, server_side: bool) -> ssl.SSLContext:
         finally:
             Path(path).unlink()
     return context
+
+
+class _Echo(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:  # noqa: N802 -- the standard library's name
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        answer = f"{getattr(self.connection, 'peer_id', 'nobody')} ".encode() + body
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # the client tells
+
+
+class HttpServer:
+    """Answers each POST with the client's SPIFFE ID and the body; entering it returns its address."""
+
+    def __init__(self, context: ssl.SSLContext | None) -> None:
+        self._server = _Server(("127.0.0.1", 0), _Echo)
+        if context is not None:
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def __enter__(self) -> str:
+        self._thread.start()
+        return f"127.0.0.1:{self._server.server_port}"
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -42,6 +42,7 @@ class Process:
         name: str,
         environ: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        stdin: str | None = None,
     ) -> None:
         self.name = name
         self.lines: list[str] = []
@@ -49,7 +50,7 @@ class Process:
         self._ended = False
         self._process = subprocess.Popen(
             [str(word) for word in command],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(environ or {})},
@@ -58,6 +59,9 @@ class Process:
             errors="replace",
             start_new_session=True,  # a terminal's Ctrl-C is for pytest, which then stops it
         )
+        if stdin is not None and self._process.stdin is not None:
+            self._process.stdin.write(stdin)
+            self._process.stdin.flush()  # and stays open
         self._reader = threading.Thread(target=self._read, name=f"log of {name}", daemon=True)
         self._reader.start()
 
@@ -124,8 +128,9 @@ class Process:
         except subprocess.TimeoutExpired:
             self._process.kill()
         self.wait(timeout=READY)
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
 
     def __enter__(self) -> Self:
         return self
