@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from otel_spiffe import environment
 from otel_spiffe.errors import InvalidConfiguration
 from otel_spiffe.exporters._choice import choose_authorizer, choose_source, refuse_beside_source, take_keywords
 from otel_spiffe.exporters._shared import Shared
-from otel_spiffe.sources import WorkloadApiSource
+from otel_spiffe.sources import FileSource, WorkloadApiSource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +50,7 @@ def choose_parties(keywords: dict[str, Any], leases: ExitStack) -> Parties:
     Raises:
         InvalidConfiguration: who we are or who the peer may be is not said, or not clearly.
     """
+    _refuse_green_threads()
     ours, settings = take_keywords(keywords), environment.settings()
     authorize = choose_authorizer(ours, settings)
     for variable in settings.unknown:
@@ -59,6 +61,23 @@ def choose_parties(keywords: dict[str, Any], leases: ExitStack) -> Parties:
     given = choose_source(ours, settings)
     key = frozenset((name, one.value) for name, one in given.items())
     return Parties(leases.enter_context(_shared_sources.lease(key, lambda: _open(given))).value, authorize)
+
+
+def _refuse_green_threads() -> None:
+    # Measured with gevent 26.9: the Workload API's stream, and watchfiles, block the one thread that there is, and
+    # gevent's TLS sockets know no peer check.
+    for name, module, is_patched in (
+        ("gevent", "gevent.monkey", "is_module_patched"),
+        ("eventlet", "eventlet.patcher", "is_monkey_patched"),
+    ):
+        patcher = sys.modules.get(module)
+        if patcher is not None and any(getattr(patcher, is_patched)(each) for each in ("threading", "thread", "ssl")):
+            raise InvalidConfiguration(
+                f"SPIFFE exporters under {name}",
+                f"{name} has replaced this process's threads and TLS sockets, and identities could neither be "
+                "renewed nor peers be checked",
+                fix="use real threads, for example gunicorn's gthread workers",
+            )
 
 
 def refuse_stock_keywords(keywords: Mapping[str, Any], refused: Mapping[str, str]) -> None:
@@ -78,9 +97,8 @@ def _open(given: Mapping[str, Given]) -> Source:
     values = {name: one.value for name, one in given.items()}
     if "spiffe_endpoint_socket" in values:
         return WorkloadApiSource.open(values["spiffe_endpoint_socket"], hint=values.get("hint"))
-    from otel_spiffe.sources import FileSource  # noqa: PLC0415 -- to come
-
-    return FileSource.open(values)
+    directory = values.pop("svid_directory", None)
+    return FileSource.open(directory, **values)
 
 
 @functools.cache

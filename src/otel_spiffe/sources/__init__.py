@@ -11,8 +11,35 @@ one value ────┘
 from __future__ import annotations
 
 from otel_spiffe.sources._fault import Fault
+from otel_spiffe.sources._files import FileSource
+from otel_spiffe.sources._issuing import IssuingSource
+from otel_spiffe.sources._layout import (
+    CREDENTIAL_BUNDLE,
+    KUBERNETES_TLS,
+    LAYOUTS,
+    SPIFFE_ENABLE,
+    SPIFFE_HELPER,
+    Layout,
+)
 from otel_spiffe.sources._limits import DEFAULT_LIMITS, Limits
+from otel_spiffe.sources._spiffe import SpiffeSource, from_spiffe
 from otel_spiffe.sources._static import StaticSource
 from otel_spiffe.sources._workload_api import WorkloadApiSource
 
-__all__ = ["DEFAULT_LIMITS", "Fault", "Limits", "StaticSource", "WorkloadApiSource"]
+__all__ = [
+    "CREDENTIAL_BUNDLE",
+    "DEFAULT_LIMITS",
+    "KUBERNETES_TLS",
+    "LAYOUTS",
+    "SPIFFE_ENABLE",
+    "SPIFFE_HELPER",
+    "Fault",
+    "FileSource",
+    "IssuingSource",
+    "Layout",
+    "Limits",
+    "SpiffeSource",
+    "StaticSource",
+    "WorkloadApiSource",
+    "from_spiffe",
+]

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bytes of a set of files as an `Identity`, or the reason why the set is not taken: no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from otel_spiffe.errors import InvalidIdentity, PeerUntrusted
+from otel_spiffe.identity import (
+    Identity,
+    X509Bundle,
+    X509Svid,
+    bundle_from_der,
+    bundle_from_jwks,
+    bundle_from_pem,
+    bundles_from_map,
+    certificates_from_der,
+    certificates_from_pem,
+    private_key_from_der,
+    private_key_from_pem,
+    verify,
+    x509_svid,
+)
+from otel_spiffe.sources._choose import check_not_expired
+from otel_spiffe.sources._fault import BadUpdate, Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from spiffe import TrustDomain
+
+    from otel_spiffe.sources._read import Content
+
+__all__ = ["FileSet", "identity_from_files"]
+
+_HALF = "see that the set is written whole; a set that is half written is read again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSet:
+    """What was read.
+
+    Attributes:
+        svid: the X509-SVID's chain, and its key where `key` is None; None for bundles alone.
+        key: its private key.
+        bundle: the bundle of our own trust domain, or a SPIFFE Bundle Map.
+        bundles: bundles by trust domain.
+    """
+
+    svid: Content | None = None
+    key: Content | None = None
+    bundle: Content | None = None
+    bundles: Mapping[TrustDomain, Content] = field(default_factory=dict["TrustDomain", "Content"])
+
+    @property
+    def contents(self) -> tuple[Content, ...]:
+        """All of it."""
+        single = (self.svid, self.key, self.bundle)
+        return (*(each for each in single if each is not None), *self.bundles.values())
+
+
+def identity_from_files(files: FileSet, *, trust_domain: TrustDomain | None, now: datetime) -> Identity:
+    """Return what the files say, once they are checked, one by one and against each other.
+
+    Args:
+        files: the bytes.
+        trust_domain: whose `files.bundle` is, where no X509-SVID says it.
+        now: the time, aware.
+
+    Raises:
+        BadUpdate: one of them breaks its standard, they do not belong together, or the X509-SVID has expired.
+    """
+    svid = _svid(files) if files.svid is not None else None
+    own = svid.id.trust_domain if svid is not None else trust_domain
+    bundles = _bundles(files, own)
+    if svid is None:
+        return Identity(chosen=None, bundles=bundles)
+    if svid.id.trust_domain not in bundles:
+        raise BadUpdate(
+            Fault.INCONSISTENT_FILES,
+            f"there is an X509-SVID of {svid.id} and no bundle of {svid.id.trust_domain}",
+            fix="deliver the bundle of our own trust domain too",
+        )
+    identity = Identity(chosen=svid, svids=(svid,), bundles=bundles)
+    check_not_expired(svid, now)
+    try:
+        # A new X509-SVID beside the bundle of yesterday's authority is a set half written.
+        verify(svid.chain, identity, now=now)
+    except PeerUntrusted as error:
+        paths = ", ".join(str(each.path) for each in files.contents)
+        raise BadUpdate(
+            Fault.INCONSISTENT_FILES, f"{paths}: our own X509-SVID does not verify: {error.detail}", fix=_HALF
+        ) from error
+    return identity
+
+
+def _svid(files: FileSet) -> X509Svid:
+    chain, key = files.svid, files.key or files.svid
+    if chain is None or key is None:
+        raise BadUpdate(Fault.MISSING_FILE, "there is no X509-SVID")
+    place = chain
+    try:
+        certificates = certificates_from_pem(chain.data) if _is_pem(chain.data) else certificates_from_der(chain.data)
+        place = key
+        private = private_key_from_pem(key.data) if _is_pem(key.data) else private_key_from_der(key.data)
+    except InvalidIdentity as error:
+        raise BadUpdate(Fault.INVALID_UPDATE, f"{place.path}: {error}", fix=_HALF) from error
+    try:
+        return x509_svid(certificates, private)
+    except InvalidIdentity as error:
+        both = f"{chain.path} with {key.path}" if key is not chain else f"{chain.path}"
+        raise BadUpdate(Fault.INCONSISTENT_FILES, f"{both}: {error}") from error
+
+
+def _bundles(files: FileSet, own: TrustDomain | None) -> dict[TrustDomain, X509Bundle]:
+    bundles: dict[TrustDomain, X509Bundle] = {}
+    if files.bundle is not None:
+        bundles.update(_bundle_file(files.bundle, own))
+    for domain, content in files.bundles.items():
+        found = _bundle_file(content, domain)
+        if set(found) != {domain}:
+            raise BadUpdate(Fault.INVALID_UPDATE, f"{content.path} holds bundles of other trust domains than {domain}")
+        if domain in bundles:
+            raise BadUpdate(Fault.INVALID_UPDATE, f"{content.path}: there is another bundle of {domain}")
+        bundles.update(found)
+    return bundles
+
+
+def _bundle_file(content: Content, own: TrustDomain | None) -> Mapping[TrustDomain, X509Bundle]:
+    data = content.data
+    try:
+        if data.lstrip().startswith(b"{") and b'"trust_domains"' in data:
+            return bundles_from_map(data)
+        if own is None:
+            raise BadUpdate(Fault.INVALID_UPDATE, f"{content.path}: nothing says of which trust domain it is")
+        if not data.strip():  # legal in other encodings of it, here the sign of a file half written
+            raise BadUpdate(Fault.INCONSISTENT_FILES, f"{content.path} is empty", fix=_HALF)
+        if data.lstrip().startswith(b"{"):
+            return {own: bundle_from_jwks(own, data)}
+        return {own: bundle_from_pem(own, data) if _is_pem(data) else bundle_from_der(own, data)}
+    except InvalidIdentity as error:
+        raise BadUpdate(Fault.INVALID_UPDATE, f"{content.path}: {error}", fix=_HALF) from error
+
+
+def _is_pem(data: bytes) -> bool:
+    return b"-----BEGIN" in data or not data

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A source that asks a callable for each new identity: an application with a CA of its own."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Final
+
+from otel_spiffe.identity import Identity
+from otel_spiffe.rotation import ORDINARY, Backoff, Keep, plan
+from otel_spiffe.sources._base import CellSource
+from otel_spiffe.sources._cell import Cell, utc_now
+from otel_spiffe.sources._choose import check_not_expired
+from otel_spiffe.sources._fault import BadUpdate, Fault
+from otel_spiffe.sources._worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+    from typing import Self
+
+    from opentelemetry.metrics import MeterProvider
+
+__all__ = ["IssuingSource"]
+
+MAX_WAIT: Final = 60.0
+"""Seconds between two looks at the clock, which may be set meanwhile."""
+
+
+class IssuingSource(CellSource):
+    """Keeps the identity that a callable issues, and asks for the next one in time; made by `open`."""
+
+    def __init__(
+        self,
+        issue: Callable[[], Identity],
+        *,
+        backoff: Backoff,
+        clock: Callable[[], datetime],
+        dice: Callable[[], float],
+        meter_provider: MeterProvider | None,
+    ) -> None:
+        name = f"issuer {getattr(issue, '__qualname__', None) or type(issue).__qualname__}"
+        self._issue = issue
+        self._backoff = backoff
+        self._clock = clock
+        self._dice = dice
+        self._held: Identity | None = None
+        self._drawn = 0.0
+        self._came = clock()
+        self._failures = 0
+        self._worker = Worker(f"otel-spiffe {name}", self._turn, lambda: None)
+        super().__init__(Cell(name, clock=clock, meter_provider=meter_provider, alive=lambda: self._worker.alive))
+
+    @classmethod
+    def open(
+        cls,
+        issue: Callable[[], Identity],
+        *,
+        backoff: Backoff = ORDINARY,
+        clock: Callable[[], datetime] = utc_now,
+        dice: Callable[[], float] = random.random,
+        meter_provider: MeterProvider | None = None,
+    ) -> Self:
+        """Ask `issue` for an identity, on a thread of the source, and again at 2/3 of the life of each.
+
+        Args:
+            issue: returns a new identity; whatever it raises is reported, and it is asked again after a while.
+            backoff: between tries that fail.
+            clock: returns the time, aware.
+            dice: returns a number between 0 and 1, uniformly random.
+            meter_provider: where the source's metrics go; the global one by default.
+        """
+        source = cls(issue, backoff=backoff, clock=clock, dice=dice, meter_provider=meter_provider)
+        source._worker.start()
+        return source
+
+    def __repr__(self) -> str:
+        return f"IssuingSource({self._issue!r})"
+
+    def renew(self) -> None:
+        """Have a new identity issued soon, whatever the present one's age: its key may be known to others."""
+        self._held = None
+        self._worker.nudge()
+
+    def close(self) -> None:
+        """End the source and its threads; may be called again, and from a subscriber."""
+        super().close()
+        self._worker.stop()
+
+    def before_fork(self) -> None:
+        """Wait until no identity is being issued, or for a while."""
+        self._worker.park()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._worker.unpark()
+
+    def after_fork_in_child(self) -> None:
+        """Renew with a thread of this process; a child has an identity and a key of its own."""
+        super().after_fork_in_child()
+        self._held = None
+        self._worker.restart_after_fork()
+
+    def _turn(self) -> float:
+        now = self._clock()
+        decision = plan(self._held, since=self._came, now=now, dice=self._drawn)
+        if isinstance(decision, Keep):
+            left = (decision.until - now).total_seconds() if decision.until is not None else MAX_WAIT
+            return min(max(left, 0.0), MAX_WAIT)
+        try:
+            identity = self._issued()
+        except BadUpdate as bad:
+            self._failures += 1
+            self._cell.fail(bad.problem)
+            return self._backoff.delay(self._failures, dice=self._dice())
+        self._held, self._failures = identity, 0
+        self._drawn, self._came = self._dice(), now
+        self._cell.put(identity)
+        return 0.0
+
+    def _issued(self) -> Identity:
+        try:
+            identity: object = self._issue()
+        except Exception as error:  # the issuer is foreign code
+            raise BadUpdate(Fault.ISSUANCE, f"it raised {type(error).__name__}: {error}") from error
+        if not isinstance(identity, Identity):
+            raise BadUpdate(Fault.ISSUANCE, f"it returned {type(identity).__name__}, which is no Identity")
+        if identity.chosen is not None:
+            check_not_expired(identity.chosen, self._clock())
+        return identity

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A source over the `spiffe` package's, for programs that have one already."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from otel_spiffe.errors import InvalidIdentity
+from otel_spiffe.identity import Identity, X509Bundle, bundle_from_der, x509_svid
+from otel_spiffe.sources._base import CellSource
+from otel_spiffe.sources._cell import Cell, utc_now
+from otel_spiffe.sources._choose import check_not_expired
+from otel_spiffe.sources._fault import BadUpdate, Fault, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    import spiffe
+    from opentelemetry.metrics import MeterProvider
+    from spiffe import TrustDomain
+
+    from otel_spiffe.identity import PrivateKey
+
+__all__ = ["SpiffeSource", "from_spiffe"]
+
+
+def from_spiffe(
+    x509_source: spiffe.X509Source,
+    *,
+    clock: Callable[[], datetime] = utc_now,
+    meter_provider: MeterProvider | None = None,
+) -> SpiffeSource:
+    """Return a source that follows `x509_source`, which stays the caller's to close.
+
+    It inherits its weaknesses: `spiffe` 0.3.2 ends at the first update that it cannot read and tells nobody, and
+    has no thread in the child of a fork. What it held is then used until it expires, and `health` is not ready.
+
+    Args:
+        x509_source: an open one.
+        clock: returns the time, aware.
+        meter_provider: where the source's metrics go; the global one by default.
+    """
+    return SpiffeSource(x509_source, clock=clock, meter_provider=meter_provider)
+
+
+class SpiffeSource(CellSource):
+    """Keeps what a `spiffe.X509Source` holds, checked as any other source's material; made by `from_spiffe`."""
+
+    def __init__(
+        self,
+        x509_source: spiffe.X509Source,
+        *,
+        clock: Callable[[], datetime],
+        meter_provider: MeterProvider | None,
+    ) -> None:
+        self._x509_source = x509_source
+        self._clock = clock
+        self._forked = False
+        super().__init__(Cell("spiffe.X509Source", clock=clock, meter_provider=meter_provider, alive=self._alive))
+        x509_source.subscribe_for_updates(self._take)
+        self._take()
+
+    def __repr__(self) -> str:
+        return "SpiffeSource()"
+
+    def close(self) -> None:
+        """Follow it no longer; may be called again."""
+        self._x509_source.unsubscribe_for_updates(self._take)
+        super().close()
+
+    def after_fork_in_child(self) -> None:
+        """Say that nothing will come any more."""
+        super().after_fork_in_child()
+        self._forked = True
+        self._cell.fail(
+            Problem(
+                fault=Fault.ENDED,
+                reason="spiffe.X509Source has no thread in the child of a fork",
+                fix="open one in the child, or use WorkloadApiSource",
+            )
+        )
+
+    def _alive(self) -> bool:
+        return not self._forked and not self._x509_source.is_closed()
+
+    def _take(self) -> None:
+        try:
+            self._cell.put(self._identity())
+        except BadUpdate as bad:
+            self._cell.fail(bad.problem)
+
+    def _identity(self) -> Identity:
+        try:
+            context = self._x509_source.get_x509_context()
+        except Exception as error:  # of the package's many kinds
+            raise BadUpdate(Fault.ENDED, f"it gives nothing: {error}") from error
+        try:
+            given = context.default_svid
+            svid = x509_svid(given.cert_chain, cast("PrivateKey", given.private_key), expected_id=str(given.spiffe_id))
+            bundles = dict(_bundle(each) for each in context.x509_bundle_set.bundles)
+        except InvalidIdentity as error:
+            raise BadUpdate(Fault.INVALID_UPDATE, str(error)) from error
+        check_not_expired(svid, self._clock())
+        return Identity(chosen=svid, svids=(svid,), bundles=bundles)
+
+
+def _bundle(given: spiffe.X509Bundle) -> tuple[TrustDomain, X509Bundle]:
+    data = b"".join(each.public_bytes(Encoding.DER) for each in given.x509_authorities)
+    bundle = bundle_from_der(str(given.trust_domain), data)
+    return bundle.trust_domain, bundle

@@ -1,0 +1,419 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A file source on real files, written as spiffe-helper, spiffe-enable and Kubernetes write them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+import psutil
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from otel_spiffe.ca import CertificateAuthority
+from otel_spiffe.errors import IdentityExpired, InvalidConfiguration, InvalidIdentity, SourceUnavailable
+from otel_spiffe.identity import X509Bundle, bundle_to_der, bundle_to_jwks, bundle_to_pem, bundles_to_map
+from otel_spiffe.sources import (
+    CREDENTIAL_BUNDLE,
+    KUBERNETES_TLS,
+    SPIFFE_ENABLE,
+    SPIFFE_HELPER,
+    FileSource,
+    Layout,
+    Limits,
+)
+
+APP = "spiffe://prod.example/app"
+PATIENCE = 30
+
+
+def chain_pem(svid):
+    return b"".join(each.public_bytes(Encoding.PEM) for each in svid.chain)
+
+
+def key_pem(svid):
+    return svid.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def write_set(folder, svid, bundle, layout=SPIFFE_HELPER):
+    folder.mkdir(exist_ok=True)
+    (folder / layout.svid).write_bytes(chain_pem(svid) + (b"" if layout.key else key_pem(svid)))
+    if layout.key:
+        (folder / layout.key).touch(mode=0o600)
+        (folder / layout.key).write_bytes(key_pem(svid))
+    if layout.bundle:
+        (folder / layout.bundle).write_bytes(bundle_to_pem(bundle))
+    else:
+        (folder / layout.bundles.format(trust_domain=bundle.trust_domain)).write_bytes(bundle_to_pem(bundle))
+
+
+def turn_data(volume, svid, bundle, layout):
+    """Change a volume as the kubelet does: a new directory, then the link ``..data`` renamed over the old one."""
+    before = (volume / "..data").readlink() if (volume / "..data").is_symlink() else None
+    version = volume / f"..{time.monotonic_ns()}"
+    write_set(version, svid, bundle, layout)
+    (volume / "..data_tmp").symlink_to(version.name)
+    (volume / "..data_tmp").rename(volume / "..data")
+    for file in version.iterdir():
+        if not (volume / file.name).is_symlink():
+            (volume / file.name).symlink_to(f"..data/{file.name}")
+    if before is not None:
+        for file in (volume / before).iterdir():
+            file.unlink()
+        (volume / before).rmdir()
+
+
+@pytest.fixture
+def ca():
+    return CertificateAuthority.in_memory("prod.example")
+
+
+class Watched:
+    """A source whose generations and problems a test waits for."""
+
+    def __init__(self, *arguments, **keywords):
+        keywords.setdefault("poll_interval", 0.2)
+        self.source = FileSource.open(*arguments, **keywords)
+        self.identities = queue.SimpleQueue()
+        self.source.subscribe(self.identities.put)
+
+    def next(self):
+        return self.identities.get(timeout=PATIENCE)
+
+    def until(self, holds):
+        """Wait until `holds(health)`; the source itself looks every 0.2 s, so there is no event to wait for."""
+        end = time.monotonic() + PATIENCE
+        tick = threading.Event()
+        while not holds(self.source.health()):
+            assert time.monotonic() < end, self.source.health()
+            tick.wait(0.02)
+        return self.source.health()
+
+    def problem(self, words):
+        return self.until(lambda health: words in health.problem).problem
+
+
+@pytest.fixture
+def watch(request):
+    def opened(*arguments, **keywords):
+        watched = Watched(*arguments, **keywords)
+        request.addfinalizer(watched.source.close)
+        return watched
+
+    return opened
+
+
+@pytest.mark.parametrize("layout", [SPIFFE_HELPER, SPIFFE_ENABLE, KUBERNETES_TLS, CREDENTIAL_BUNDLE])
+def test_each_preset_is_found_in_a_directory_and_followed(tmp_path, ca, watch, layout):
+    write_set(tmp_path, ca.issue(APP), ca.bundle, layout)
+    watched = watch(tmp_path)
+    first = watched.next()
+    assert str(first.id) == APP
+    assert first.bundles[ca.trust_domain].authorities == ca.bundle.authorities
+    renewed = ca.issue(APP)
+    write_set(tmp_path, renewed, ca.bundle, layout)
+    assert watched.next().svid.leaf == renewed.leaf
+
+
+def test_files_that_are_named_one_by_one_may_stand_anywhere(tmp_path, ca, watch):
+    svid = ca.issue(APP)
+    for name, data in {"a": chain_pem(svid), "b": key_pem(svid), "c": bundle_to_pem(ca.bundle)}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(data)
+    watched = watch(
+        svid_file=tmp_path / "a/file", svid_key_file=str(tmp_path / "b/file"), bundle_file=tmp_path / "c/file"
+    )
+    assert watched.next().svid.leaf == svid.leaf
+
+
+@pytest.mark.parametrize(
+    "encode", [bundle_to_pem, bundle_to_der, bundle_to_jwks, lambda bundle: bundles_to_map([bundle])]
+)
+def test_a_bundle_may_have_any_of_its_formats(tmp_path, ca, watch, encode):
+    write_set(tmp_path, ca.issue(APP), ca.bundle)
+    (tmp_path / "svid_bundle.pem").write_bytes(encode(ca.bundle))
+    assert watch(tmp_path).next().bundles[ca.trust_domain].authorities == ca.bundle.authorities
+
+
+def test_certificates_and_keys_may_be_der(tmp_path, ca, watch):
+    svid = ca.issue(APP)
+    write_set(tmp_path, svid, ca.bundle)
+    (tmp_path / "svid.pem").write_bytes(b"".join(each.public_bytes(Encoding.DER) for each in svid.chain))
+    key = svid.private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "svid_key.pem").write_bytes(key)
+    assert watch(tmp_path).next().svid.leaf == svid.leaf
+
+
+def test_bundles_of_other_trust_domains_are_kept_apart(tmp_path, ca, watch):
+    other = CertificateAuthority.in_memory("other.example")
+    third = CertificateAuthority.in_memory("third.example")
+    write_set(tmp_path, ca.issue(APP), ca.bundle, CREDENTIAL_BUNDLE)
+    (tmp_path / "other.example.pem").write_bytes(bundle_to_pem(other.bundle))
+    (tmp_path / "third").write_bytes(bundle_to_jwks(third.bundle))
+    bundles = watch(tmp_path, bundle_files={"third.example": tmp_path / "third"}).next().bundles
+    assert {str(domain): each.authorities for domain, each in bundles.items()} == {
+        "prod.example": ca.bundle.authorities,
+        "other.example": other.bundle.authorities,
+        "third.example": third.bundle.authorities,
+    }
+
+
+def test_bundles_alone_make_an_identity_that_presents_nothing(tmp_path, ca, watch):
+    (tmp_path / "ca.pem").write_bytes(bundle_to_pem(ca.bundle))
+    identity = watch(bundle_file=tmp_path / "ca.pem", trust_domain="prod.example").next()
+    assert identity.chosen is None
+    assert list(identity.bundles) == [ca.trust_domain]
+
+
+def test_a_source_may_be_opened_before_its_files_and_their_directory_are_there(tmp_path, ca, watch):
+    folder = tmp_path / "later"
+    watched = watch(folder)
+    assert "later does not exist" in watched.problem("does not exist")
+    with pytest.raises(SourceUnavailable, match="does not exist"):
+        watched.source.identity()
+    folder.mkdir()
+    watched.problem("holds none of these sets")
+    write_set(folder, ca.issue(APP), ca.bundle)
+    assert str(watched.next().id) == APP
+    assert watched.source.health().problem == ""
+
+
+def test_a_key_that_is_written_after_its_certificate_is_waited_for(tmp_path, ca, watch):
+    first, second = ca.issue(APP), ca.issue(APP)
+    write_set(tmp_path, first, ca.bundle)
+    watched = watch(tmp_path)
+    assert watched.next().svid.leaf == first.leaf
+    (tmp_path / "svid.pem").write_bytes(chain_pem(second))
+    problem = watched.problem("the private key is not the leaf's")
+    assert "svid.pem" in problem
+    assert "svid_key.pem" in problem
+    assert watched.source.identity().svid.leaf == first.leaf
+    (tmp_path / "svid_key.pem").write_bytes(key_pem(second))
+    assert watched.next().svid.leaf == second.leaf
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "sentence"),
+    [
+        ("svid.pem", lambda old: old[:200], "svid.pem: PEM certificates"),
+        ("svid.pem", lambda _: b"", "svid.pem: PEM certificates: there are no bytes"),
+        ("svid_key.pem", lambda old: old[:100], "svid_key.pem: PEM private key"),
+        ("svid_key.pem", lambda _: b"", "svid_key.pem: PEM private key: there are no bytes"),
+        ("svid_bundle.pem", lambda _: b"", "svid_bundle.pem is empty"),
+        ("svid_bundle.pem", lambda old: old[:-30], "svid_bundle.pem: bundle of prod.example"),
+        ("svid_bundle.pem", lambda _: b'{"keys": [', "svid_bundle.pem: bundle of prod.example"),
+        ("svid_bundle.pem", lambda _: b"\x30garbage", "svid_bundle.pem: bundle of prod.example"),
+        ("svid_bundle.pem", lambda _: b'{"trust_domains": {}}', "no bundle of prod.example"),
+    ],
+)
+def test_a_file_that_is_cut_short_is_named_and_the_last_good_set_stays(tmp_path, ca, watch, name, data, sentence):
+    write_set(tmp_path, ca.issue(APP), ca.bundle)
+    watched = watch(tmp_path)
+    first = watched.next()
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data(whole))
+    watched.problem(sentence)
+    assert watched.source.identity() is first
+    assert watched.source.health().ready
+    (tmp_path / name).write_bytes(whole)
+    watched.until(lambda health: not health.problem)
+    assert watched.source.identity() is first
+
+
+def test_a_new_svid_beside_the_bundle_of_the_old_authority_is_not_taken(tmp_path, ca, watch):
+    write_set(tmp_path, ca.issue(APP), ca.bundle)
+    watched = watch(tmp_path)
+    first = watched.next()
+    before = ca.bundle
+    ca.rotate()
+    write_set(tmp_path, ca.issue(APP), before)
+    assert "our own X509-SVID does not verify" in watched.problem("does not verify")
+    assert watched.source.identity() is first
+    (tmp_path / "svid_bundle.pem").write_bytes(bundle_to_pem(ca.bundle))
+    assert len(watched.next().bundles[ca.trust_domain].authorities) == 2
+
+
+def test_a_kubernetes_volume_is_read_from_one_version_and_followed_through_a_hundred(tmp_path, ca, watch):
+    """Each version has an authority of its own, so a set of two versions would not verify."""
+    turn_data(tmp_path, ca.issue(APP), ca.bundle, SPIFFE_ENABLE)
+    watched = watch(tmp_path, layout=SPIFFE_ENABLE)
+    watched.next()
+    for _ in range(100):
+        ca.rotate()
+        ca.withdraw()
+        last = ca.issue(APP)
+        turn_data(tmp_path, last, ca.bundle, SPIFFE_ENABLE)
+    watched.until(lambda _: watched.source.identity().svid.leaf == last.leaf)
+    while not watched.identities.empty():
+        identity = watched.identities.get()
+        assert identity.svid.leaf.issuer in {each.subject for each in identity.bundles[ca.trust_domain].authorities}
+
+
+def test_a_directory_that_is_replaced_is_found_again(tmp_path, ca, watch):
+    folder = tmp_path / "svids"
+    write_set(folder, ca.issue(APP), ca.bundle)
+    watched = watch(folder)
+    watched.next()
+    renewed = ca.issue(APP)
+    write_set(tmp_path / "new", renewed, ca.bundle)
+    folder.rename(tmp_path / "old")
+    (tmp_path / "new").rename(folder)
+    assert watched.next().svid.leaf == renewed.leaf
+    again = ca.issue(APP)
+    write_set(folder, again, ca.bundle)
+    assert watched.next().svid.leaf == again.leaf
+
+
+def test_files_that_disappear_are_missed_and_used_until_they_expire(tmp_path, ca, watch):
+    now = [datetime.now(UTC)]
+    write_set(tmp_path, ca.issue(APP, lifetime=timedelta(minutes=5)), ca.bundle)
+    watched = watch(tmp_path, clock=lambda: now[0])
+    first = watched.next()
+    (tmp_path / "svid_key.pem").unlink()
+    watched.problem("holds none of these sets of files")
+    assert watched.source.identity() is first
+    now[0] += timedelta(minutes=6)
+    with pytest.raises(IdentityExpired, match="holds none of these sets of files"):
+        watched.source.identity()
+    assert not watched.source.health().ready
+
+
+def test_an_svid_that_has_expired_is_not_taken(tmp_path, ca, watch):
+    write_set(tmp_path, ca.issue(APP, lifetime=timedelta(minutes=5)), ca.bundle)
+    watched = watch(tmp_path, clock=lambda: datetime.now(UTC) + timedelta(minutes=6))
+    assert "had expired" in watched.problem("had expired")
+    with pytest.raises(SourceUnavailable, match="this machine's clock"):
+        watched.source.identity()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda path: (path.unlink(), path.mkdir()), "no regular file"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "no regular file"),
+        (lambda path: path.write_bytes(b"x" * 70_000), "larger than 65536 bytes"),
+        (lambda path: (path.unlink(), path.symlink_to(path)), "cannot be read"),
+    ],
+)
+def test_what_is_no_file_of_a_sane_size_is_refused_by_name(tmp_path, ca, watch, spoil, sentence):
+    write_set(tmp_path, ca.issue(APP), ca.bundle)
+    spoil(tmp_path / "svid_bundle.pem")
+    watched = watch(tmp_path, limits=Limits(file_bytes=65_536))
+    assert "svid_bundle.pem" in watched.problem(sentence)
+
+
+def test_two_sets_in_one_directory_ask_for_a_layout(tmp_path, ca, watch):
+    write_set(tmp_path, ca.issue(APP), ca.bundle, SPIFFE_HELPER)
+    write_set(tmp_path, ca.issue(APP), ca.bundle, SPIFFE_ENABLE)
+    assert "name one by layout=" in watch(tmp_path).problem("several sets of files")
+    assert str(watch(tmp_path, layout=SPIFFE_ENABLE).next().id) == APP
+
+
+def test_more_bundles_than_the_limit_are_not_taken(tmp_path, ca, watch):
+    write_set(tmp_path, ca.issue(APP), ca.bundle, CREDENTIAL_BUNDLE)
+    (tmp_path / "other.example.pem").write_bytes(bundle_to_pem(CertificateAuthority.in_memory("other.example").bundle))
+    watch(tmp_path, limits=Limits(bundles=1)).problem("holds 2 bundles, 1 are taken")
+
+
+def test_two_bundles_of_one_trust_domain_are_refused(tmp_path, ca, watch):
+    write_set(tmp_path, ca.issue(APP), ca.bundle)
+    files = {"prod.example": tmp_path / "svid_bundle.pem"}
+    watch(tmp_path, bundle_files=files).problem("another bundle of prod.example")
+
+
+def test_a_bundle_map_is_not_the_bundle_of_one_trust_domain(tmp_path, ca, watch):
+    other = CertificateAuthority.in_memory("other.example").bundle
+    write_set(tmp_path, ca.issue(APP), ca.bundle)
+    (tmp_path / "map").write_bytes(bundles_to_map([X509Bundle(trust_domain=other.trust_domain, authorities=())]))
+    watch(tmp_path, bundle_files={"third.example": tmp_path / "map"}).problem("other trust domains than third.example")
+
+
+def test_a_key_that_everybody_can_read_is_warned_of_once(tmp_path, ca, watch, caplog):
+    caplog.set_level(logging.WARNING, "otel_spiffe.sources")
+    write_set(tmp_path, ca.issue(APP), ca.bundle)
+    (tmp_path / "svid_key.pem").chmod(0o644)
+    watched = watch(tmp_path)
+    watched.next()
+    write_set(tmp_path, ca.issue(APP), ca.bundle)
+    watched.next()
+    assert [record.getMessage() for record in caplog.records if "everybody" in record.getMessage()] == [
+        f"FileSource({tmp_path}): the private key in {tmp_path}/svid_key.pem can be read by everybody on this machine"
+    ]
+
+
+def test_nothing_of_a_key_is_in_what_can_be_printed(tmp_path, ca, watch, caplog):
+    caplog.set_level(logging.DEBUG)
+    svid = ca.issue(APP)
+    write_set(tmp_path, svid, ca.bundle)
+    secret = key_pem(svid).decode().splitlines()[1]
+    watched = watch(tmp_path)
+    identity = watched.next()
+    (tmp_path / "svid.pem").write_bytes(chain_pem(ca.issue(APP)))
+    watched.problem("the private key is not the leaf's")
+    assert secret not in caplog.text + repr(watched.source) + repr(identity) + str(watched.source.health())
+
+
+def test_a_child_process_goes_on_watching(tmp_path, ca, watch):
+    write_set(tmp_path, ca.issue(APP), ca.bundle)
+    watched = watch(tmp_path)
+    watched.next()
+    renewed = ca.issue(APP)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            seen = threading.Event()
+            watched.source.subscribe(lambda identity: identity.svid.leaf == renewed.leaf and seen.set())
+            write_set(tmp_path, renewed, ca.bundle)
+            os.write(writing, b"y" if seen.wait(PATIENCE) else b"n")
+        finally:
+            os._exit(0)
+    os.close(writing)
+    answer = os.read(reading, 1)
+    os.close(reading)
+    os.waitpid(child, 0)
+    assert answer == b"y"
+    assert watched.next().svid.leaf == renewed.leaf
+
+
+def test_no_thread_and_no_descriptor_is_left_after_close(tmp_path, ca):
+    write_set(tmp_path, ca.issue(APP), ca.bundle)
+    with FileSource.open(tmp_path) as source:
+        source.wait(PATIENCE)
+    threads, process = threading.active_count(), psutil.Process()
+    descriptors = process.num_fds()
+    for _ in range(5):
+        with FileSource.open(tmp_path) as source:
+            source.wait(PATIENCE)
+    assert threading.active_count() == threads
+    assert process.num_fds() == descriptors
+    with pytest.raises(SourceUnavailable, match="closed"):
+        source.identity()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords", "setting"),
+    [
+        ((), {}, "directory, svid_file, bundle_file"),
+        (("/x",), {"svid_file": "/y"}, "directory"),
+        ((), {"layout": SPIFFE_HELPER}, "layout"),
+        ((), {"svid_file": "/x"}, "bundle_file"),
+        ((), {"svid_key_file": "/x", "bundle_file": "/y"}, "svid_file"),
+        ((), {"bundle_file": "/y"}, "trust_domain"),
+        (("/x",), {"layout": Layout(bundle="ca.pem")}, "trust_domain"),
+        (("/x",), {"poll_interval": 0}, "poll_interval"),
+    ],
+)
+def test_half_a_configuration_is_refused_at_once(arguments, keywords, setting):
+    with pytest.raises(InvalidConfiguration) as caught:
+        FileSource.open(*arguments, **keywords)
+    assert caught.value.setting == setting
+
+
+def test_a_trust_domain_that_is_none_is_refused_at_once():
+    with pytest.raises(InvalidIdentity, match="trust domain"):
+        FileSource.open(bundle_file="/x", trust_domain="spiffe://prod.example")
