@@ -188,7 +188,11 @@ class _Client:
         self._task = self._loop.create_task(self._run())
         # The descriptor of a cancelled handshake is watched until its task has ended; closed before that, its
         # number could belong to the next client already.
-        self._task.add_done_callback(lambda task: task.cancelled() and self.abandon())
+        self._task.add_done_callback(self._on_handshake_end)
+
+    def _on_handshake_end(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            self.abandon()
 
     def retire(self, generation: int) -> None:
         """Have an HTTP/2 client open a new connection for new calls, if this one is of an older generation."""
