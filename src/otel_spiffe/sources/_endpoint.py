@@ -91,6 +91,8 @@ def _tcp(text: str, uri: SplitResult, refuse: _Refusal) -> Endpoint:
         host, port = ipaddress.ip_address(uri.hostname or ""), uri.port
     except ValueError as error:
         raise refuse(f"has no IP address or no valid port: {error}") from error
+    if "%" in uri.netloc:
+        raise refuse("has an IP address with a zone")
     if port is None or not 0 < port <= _MAX_PORT:
         raise refuse("has no port")
     if host.version == 6:  # noqa: PLR2004 -- IPv6 needs its brackets

@@ -43,6 +43,7 @@ class Worker:
         self._parking = False
         self._parked = False
         self._nudged = False
+        self._ended = False
 
     @property
     def alive(self) -> bool:
@@ -88,7 +89,7 @@ class Worker:
             self._changed.notify_all()
         self._interrupt()
         with self._changed:
-            return self._changed.wait_for(lambda: self._parked or not self.alive, PARK_TIMEOUT)
+            return self._changed.wait_for(lambda: self._parked or self._ended, PARK_TIMEOUT)
 
     def unpark(self) -> None:
         """Have the thread go on, with a turn at once."""
@@ -98,7 +99,7 @@ class Worker:
 
     def restart_after_fork(self) -> None:
         """Have a thread of this process, if there was one before the fork."""
-        was_alive = self._thread is not None and not self._stopping
+        was_alive = self._thread is not None and not self._stopping and not self._ended
         self._changed = threading.Condition()
         self._thread, self._parking, self._parked = None, False, False
         if was_alive:
@@ -112,6 +113,7 @@ class Worker:
                 break
             self._wait(delay)
         with self._changed:
+            self._ended = True
             self._changed.notify_all()
 
     def _may_go_on(self) -> bool:
