@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace import NoOpTracer
@@ -11,7 +12,7 @@ from opentelemetry.trace import NoOpTracer
 from otel_spiffe.ca import WorkloadApiServer
 from otel_spiffe.errors import InvalidConfiguration
 from otel_spiffe.exporters import _parties
-from otel_spiffe.identity import authorize_id
+from otel_spiffe.identity import authorize_id, bundle_to_pem
 
 APP, COLLECTOR = "spiffe://prod.example/app", "spiffe://prod.example/collector"
 CLASSES = {"traces": "OTLPSpanExporter", "metrics": "OTLPMetricExporter", "logs": "OTLPLogExporter"}
@@ -67,6 +68,26 @@ def test_plain_data_is_enough(exporters, endpoint, sink, agent, send, signal):
     send[signal](exporter)
     (received,) = sink.received(signal=signal)
     assert str(received.peer) == APP
+
+
+@pytest.fixture
+def svid_files(authority, tmp_path):
+    identity = authority.identity(APP)
+    certificates = [each.public_bytes(Encoding.PEM) for each in identity.svid.chain]
+    key = identity.svid.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "svid.pem").write_bytes(b"".join(certificates))
+    (tmp_path / "svid_key.pem").write_bytes(key)
+    (tmp_path / "svid_bundle.pem").write_bytes(bundle_to_pem(authority.bundle))
+    return tmp_path
+
+
+def test_files_are_enough(exporters, endpoint, sink, svid_files, send, monkeypatch):
+    send["traces"](exporters.OTLPSpanExporter(endpoint("traces"), svid_directory=svid_files, authorized_ids=COLLECTOR))
+    monkeypatch.setenv("OTEL_SPIFFE_SVID_FILE", str(svid_files / "svid.pem"))
+    monkeypatch.setenv("OTEL_SPIFFE_SVID_KEY_FILE", str(svid_files / "svid_key.pem"))
+    monkeypatch.setenv("OTEL_SPIFFE_BUNDLE_FILE", str(svid_files / "svid_bundle.pem"))
+    send["traces"](exporters.OTLPSpanExporter(endpoint("traces"), authorized_ids=COLLECTOR))
+    assert [str(each.peer) for each in sink.received()] == [APP, APP]
 
 
 def test_exporters_of_one_configuration_share_a_stream_and_the_last_one_ends_it(exporters, endpoint, agent):
