@@ -45,13 +45,15 @@ if TYPE_CHECKING:
         authorize_one_of,
         not_,
     )
-    from otel_spiffe.sources import StaticSource, WorkloadApiSource
+    from otel_spiffe.sources import FileSource, IssuingSource, StaticSource, WorkloadApiSource, from_spiffe
 
 __all__ = [
     "AioAuthorizationInterceptor",
     "AuthorizationInterceptor",
     "CertificateAuthority",
+    "FileSource",
     "Identity",
+    "IssuingSource",
     "OtelSpiffeError",
     "PeerRejected",
     "Relay",
@@ -68,6 +70,7 @@ __all__ = [
     "authorize_member_of",
     "authorize_one_of",
     "client_context",
+    "from_spiffe",
     "http_session",
     "not_",
     "peer_id",
@@ -108,8 +111,11 @@ _ROOMS = {
         "not_",
     ),
     "sources": (
+        "FileSource",
+        "IssuingSource",
         "StaticSource",
         "WorkloadApiSource",
+        "from_spiffe",
     ),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
