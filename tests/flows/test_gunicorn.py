@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import requests
@@ -45,6 +46,17 @@ def app(environ, start_response):
 """
 
 
+ZERO_CODE = """
+import os
+from opentelemetry import trace
+
+def app(environ, start_response):
+    with trace.get_tracer("app").start_as_current_span("request", attributes={"pid": os.getpid()}):
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Connection", "close")])
+        return [str(os.getpid()).encode()]
+"""
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -52,10 +64,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def gunicorn(folder, env, *arguments, program=("-m", "gunicorn")):
+def gunicorn(folder, env, *arguments, program=(sys.executable, "-m", "gunicorn")):
     """Run gunicorn with the app of `folder`; yields its URL, ends it as an operator does."""
     port = free_port()
-    command = [sys.executable, *program, "--preload", "--workers", str(WORKERS), "--bind", f"127.0.0.1:{port}"]
+    command = [*program, "--workers", str(WORKERS), "--bind", f"127.0.0.1:{port}"]
     log = folder / "gunicorn.log"
     with (
         log.open("w") as output,
@@ -96,9 +108,27 @@ def pids_of(sink) -> set[int]:
 def test_every_worker_exports_whether_or_not_the_master_did(world, tmp_path, transport, master):
     (tmp_path / "served.py").write_text(MODULE)
     env = world.env(transport, TRANSPORT=transport, MASTER=master)
-    with gunicorn(tmp_path, env) as url:
+    with gunicorn(tmp_path, env, "--preload") as url:
         pids = workers_that_answered(url)
     # The workers have ended, and their last spans went out on the way.
     assert pids_of(world.sink) >= pids
     assert {str(each.peer) for each in world.sink.received(transport=transport)} == {APP}
     assert ("master" in {span.name for span in world.sink.spans}) == (master == "exports")
+
+
+@pytest.mark.skipif(find_spec("opentelemetry.distro") is None, reason="opentelemetry-distro is not installed")
+@pytest.mark.parametrize("transport", ["grpc", "http"])
+def test_opentelemetry_instrument_sets_up_in_the_master_and_every_worker_exports(world, tmp_path, transport):
+    (tmp_path / "served.py").write_text(ZERO_CODE)
+    env = world.env(
+        transport,
+        OTEL_TRACES_EXPORTER="otlp_spiffe",
+        OTEL_METRICS_EXPORTER="otlp_spiffe",
+        OTEL_LOGS_EXPORTER="none",
+        OTEL_BSP_SCHEDULE_DELAY="100",
+    )
+    program = (Path(sys.executable).with_name("opentelemetry-instrument"), sys.executable, "-m", "gunicorn")
+    with gunicorn(tmp_path, env, program=program) as url:
+        pids = workers_that_answered(url)
+    assert pids_of(world.sink) >= pids
+    assert {str(each.peer) for each in world.sink.received(transport=transport)} == {APP}
