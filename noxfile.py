@@ -102,7 +102,7 @@ def tests_oldest(session: nox.Session) -> None:
 def distro(session: nox.Session) -> None:
     """`opentelemetry-instrument` finds the exporters without a line of code, on the newest pair that installs."""
     session.install("-e", ".[gateway,ca,testing,cli]", *group("tests"), *group("distro"))
-    session.run("pytest", "tests/exporters", *session.posargs)
+    session.run("pytest", "tests/exporters", "tests/flows", *session.posargs)
 
 
 @nox.session(python=PYTHONS[0])
