@@ -17,7 +17,8 @@ from otel_spiffe import environment
 # requests lets these overrule the stock exporter's certificate_file, and nothing here leaves the machine.
 FOREIGN = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "OTEL_", "SPIFFE_")
 
-BENCHMARKS = ("export", "handshakes", "push", "refusals", "scripts", "leaks", "memory", "rotation")
+INTEROP = ("interop_export", "interop_handshakes", "interop_push")  # each with a program of others; skipped without Go
+BENCHMARKS = ("export", "handshakes", "push", "refusals", "scripts", "leaks", "memory", "rotation", *INTEROP)
 
 
 def main() -> int:

@@ -88,7 +88,7 @@ def spire(short_folder):
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item, call):
+def pytest_runtest_makereport(item):
     """Show the logs of the peers that a failed test used."""
     report = yield
     if report.failed:

@@ -7,12 +7,13 @@ import contextlib
 from datetime import UTC, datetime
 
 import pytest
+from peerlib import GoSpiffeError, identity_fields
+from peerlib.echo import EchoServer, bare_context, dial
+
 from otel_spiffe.credentials import client_context, server_context
 from otel_spiffe.errors import InvalidIdentity, OtelSpiffeError, PeerRejected
 from otel_spiffe.identity import authorize_any, parse_spiffe_id, verify
 from otel_spiffe.testing import Fault
-from peerlib import GoSpiffeError, identity_fields
-from peerlib.echo import EchoServer, bare_context, dial
 
 pytestmark = [pytest.mark.builds("gospiffe")]
 PEER = "go-spiffe"
@@ -57,8 +58,8 @@ def test_verdicts_on_a_chain(go_spiffe, spiffe_identity, spiffe_faulty_svid, row
     identity, svid = spiffe_identity("/us"), spiffe_faulty_svid(fault)
     with pytest.raises(PeerRejected):
         verify(svid.chain, identity, now=datetime.now(UTC))
+    fields = identity_fields(chain=svid.chain, key=svid.private_key, bundles=tuple(identity.bundles.values()))
     with pytest.raises(GoSpiffeError):
-        fields = identity_fields(chain=svid.chain, key=svid.private_key, bundles=tuple(identity.bundles.values()))
         go_spiffe.call("verify", identity=fields)
     row(PEER, f"X509-SVID with fault `{fault}`", _result(fault))
 
@@ -95,7 +96,10 @@ IDS = [
     "spiffe://[::1]/a",
 ]
 # SPIFFE-ID 2.4: scheme and trust domain compare without regard to case, so these name what their lowercase names.
-ONLY_WE_TAKE = {"SPIFFE://test.example/a": "spiffe://test.example/a", "spiffe://Test.Example/a": "spiffe://test.example/a"}
+ONLY_WE_TAKE = {
+    "SPIFFE://test.example/a": "spiffe://test.example/a",
+    "spiffe://Test.Example/a": "spiffe://test.example/a",
+}
 
 
 @pytest.mark.peer(PEER, "SPIFFE IDs, 29 good and bad ones")

@@ -12,12 +12,13 @@ import pytest
 import requests
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from peerlib import PlainSink, Process, free_port, write_material
+from peerlib.echo import EchoServer, HttpServer, dial
+
 from otel_spiffe.credentials import Relay, client_context, http_session, server_context
 from otel_spiffe.errors import PeerNotAuthorized, RefusedByPeer
 from otel_spiffe.exporters.grpc import OTLPSpanExporter
 from otel_spiffe.identity import authorize_id
-from peerlib import PlainSink, Process, free_port, write_material
-from peerlib.echo import EchoServer, HttpServer, dial
 
 US, PEER = "spiffe://test.example/us", "spiffe://test.example/peer"
 
@@ -56,7 +57,9 @@ def theirs(source):
 
 
 def _say(command, *, said="hello\n"):
-    return subprocess.run([str(word) for word in command], check=False, input=said, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [str(word) for word in command], check=False, input=said, capture_output=True, text=True, timeout=60
+    )
 
 
 # OpenSSL
@@ -177,7 +180,8 @@ http {{
   server {{
     listen 127.0.0.1:{port} ssl http2;
     ssl_certificate {folder}/svid.pem; ssl_certificate_key {folder}/svid_key.pem;
-    ssl_client_certificate {folder}/svid_bundle.pem; ssl_verify_client on; ssl_verify_depth 4; ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_client_certificate {folder}/svid_bundle.pem; ssl_verify_client on; ssl_verify_depth 4;
+    ssl_protocols TLSv1.2 TLSv1.3;
     location / {{ return 200 "$ssl_client_verify $ssl_protocol"; }}
     location /opentelemetry {{ grpc_pass grpc://{behind}; }}
   }}
@@ -252,7 +256,8 @@ frontend plain
   bind 127.0.0.1:{plain}
   default_backend ours
 backend ours
-  server s {ours} ssl crt {folder}/both.pem ca-file {folder}/svid_bundle.pem verify required verifyhost localhost sni str(localhost)
+  default-server ssl crt {folder}/both.pem ca-file {folder}/svid_bundle.pem verify required
+  server s {ours} verifyhost localhost sni str(localhost)
 """
 
 

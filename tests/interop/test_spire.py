@@ -7,13 +7,14 @@ import contextlib
 import threading
 
 import pytest
+from peerlib import Agent, Server, start_spire
+from peerlib.echo import EchoServer, dial
+
 from otel_spiffe.credentials import client_context, server_context
 from otel_spiffe.errors import IdentityExpired, PeerUntrusted, RefusedByPeer, SourceUnavailable, Untrusted
 from otel_spiffe.identity import Identity, authorize_any, authorize_id
 from otel_spiffe.rotation import Backoff
 from otel_spiffe.sources import StaticSource, WorkloadApiSource
-from peerlib import Agent, Server, start_spire
-from peerlib.echo import EchoServer, dial
 
 pytestmark = [pytest.mark.builds("spire")]
 PEER = "SPIRE"
@@ -226,7 +227,9 @@ def test_the_authority_is_rotated_and_the_old_one_withdrawn(short_folder, eventu
         spire.stop()
 
 
-@pytest.mark.peer(PEER, "the server's CA tainted: a gap of seconds by default, none where withdrawn identities are kept")
+@pytest.mark.peer(
+    PEER, "the server's CA tainted: a gap of seconds by default, none where withdrawn identities are kept"
+)
 def test_a_tainted_authority_leaves_no_gap_where_identities_are_kept(short_folder, eventually):
     """SPIRE ends the stream with "no identity issued", and Workload API 5.2.1 then asks us to stop; a second later
     it issues anew. Who kept the identity never was without one."""
@@ -245,7 +248,9 @@ def test_a_tainted_authority_leaves_no_gap_where_identities_are_kept(short_folde
         spire.stop()
 
 
-@pytest.mark.peer(PEER, "two federated servers (https_spiffe): a foreign peer refused, allowed, and after its CA rotated")
+@pytest.mark.peer(
+    PEER, "two federated servers (https_spiffe): a foreign peer refused, allowed, and after its CA rotated"
+)
 def test_federated_servers(short_folder, eventually):
     east = start_spire(short_folder(), "east.example", federation=True, ttl="10m")
     west = start_spire(short_folder(), "west.example", federation=True, ttl="10m")
@@ -265,14 +270,18 @@ def test_federated_servers(short_folder, eventually):
                 server.outcome()  # who of the two says it first is chance
 
                 west.server.federate(east.server)
-                west.server.change_entry(number, "/client", parent=west.agent.id, federates_with="spiffe://east.example")
+                west.server.change_entry(
+                    number, "/client", parent=west.agent.id, federates_with="spiffe://east.example"
+                )
                 eventually(lambda: len(_now(client_source).bundles) == 2)
-                with pytest.raises(RefusedByPeer, match="spiffe://east.example/server refused spiffe://west"):
+                with pytest.raises(RefusedByPeer, match=r"spiffe://east\.example/server refused spiffe://west"):
                     dial(ours, server.address)
                 assert server.outcome().why is Untrusted.NO_BUNDLE
 
                 east.server.federate(west.server)
-                east.server.change_entry(at_east, "/server", parent=east.agent.id, federates_with="spiffe://west.example")
+                east.server.change_entry(
+                    at_east, "/server", parent=east.agent.id, federates_with="spiffe://west.example"
+                )
                 eventually(lambda: len(_now(server_source).bundles) == 2)
                 assert str(dial(ours, server.address)[0]) == "spiffe://east.example/server"
                 assert str(server.outcome()) == "spiffe://west.example/client"

@@ -10,13 +10,14 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from peerlib import GoSpiffeError, SpiffeHelper, binary
+from peerlib.echo import dial
+from spiffe import X509Source
+
 from otel_spiffe.ca import WorkloadApiServer
 from otel_spiffe.credentials import client_context
 from otel_spiffe.identity import Identity, authorize_id, bundle_to_pem, certificates_from_pem
 from otel_spiffe.testing import FaultyWorkloadApi
-from peerlib import GoSpiffeError, SpiffeHelper, binary
-from peerlib.echo import dial
-from spiffe import X509Source
 
 ONE, TWO = "spiffe://test.example/one", "spiffe://test.example/two"
 
@@ -99,7 +100,9 @@ def test_the_spiffe_package_follows(several, spiffe_ca, eventually):
 
 
 @pytest.mark.builds("spire")
-@pytest.mark.peer("spiffe-helper", "our WorkloadApiServer: files hold the SVID, its key and the bundle, and follow pushes")
+@pytest.mark.peer(
+    "spiffe-helper", "our WorkloadApiServer: files hold the SVID, its key and the bundle, and follow pushes"
+)
 def test_spiffe_helper_writes_what_we_serve(spiffe_ca, several, short_folder):
     folder = short_folder()
     with WorkloadApiServer.open(identity=several) as server, SpiffeHelper(server.endpoint, folder) as helper:

@@ -103,5 +103,3 @@ def _run_go(peer: str, folder: Path) -> None:
     (folder / "build.log").write_text(done.stdout)
     if done.returncode:
         raise RuntimeError(f"go build of {peer} ended with {done.returncode}:\n{done.stdout[-4000:]}")
-
-

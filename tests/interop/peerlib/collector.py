@@ -12,6 +12,7 @@ import grpc
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+
 from peerlib.build import binary
 from peerlib.process import Process, free_port
 
@@ -27,12 +28,13 @@ __all__ = ["Collector", "PlainSink", "Telemetrygen", "write_material"]
 
 def write_material(folder: Path, svid: X509Svid, bundle: X509Bundle) -> None:
     """Write the three files that the Collector reads, each in one step, under spiffe-helper's names."""
-    from otel_spiffe.identity import bundle_to_pem  # noqa: PLC0415 -- the benchmarks' parents need no library
     from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415
         Encoding,
         NoEncryption,
         PrivateFormat,
     )
+
+    from otel_spiffe.identity import bundle_to_pem  # noqa: PLC0415 -- the benchmarks' parents need no library
 
     texts = {
         "svid.pem": b"".join(each.public_bytes(Encoding.PEM) for each in svid.chain),
@@ -187,7 +189,9 @@ class PlainSink:
     def __init__(self) -> None:
         self.requests: list[Any] = []
         self._changed = threading.Condition()
-        self._server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", 1 << 26)])
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", 1 << 26)]
+        )
         answers = (
             (trace_service_pb2_grpc.add_TraceServiceServicer_to_server, trace_service_pb2.ExportTraceServiceResponse),
             (

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Self
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
 from otel_spiffe.identity import bundle_to_pem
 from peerlib.build import binary
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from cryptography import x509
+
     from otel_spiffe.identity import Identity, PrivateKey, X509Bundle
 
 __all__ = ["GoSpiffe", "GoSpiffeError", "identity_fields"]

@@ -6,13 +6,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TYPE_CHECKING
 
 from peerlib.build import binary
 from peerlib.process import Process, free_port
 
-__all__ = ["SVID_TTL", "Agent", "Server", "Spire", "SpiffeHelper", "start_spire"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["SVID_TTL", "Agent", "Server", "SpiffeHelper", "Spire", "start_spire"]
 
 SVID_TTL = "20s"
 """SPIRE sets notBefore 10 s back and rotates at half of the whole, so this is a rotation every 5 s or so."""
@@ -130,7 +132,12 @@ class Server:
     ) -> None:
         """Give an entry other values."""
         words = ["entry", "update", "-entryID", number, "-parentID", parent]
-        words += ["-spiffeID", f"spiffe://{self.trust_domain}{path}", "-selector", selector or f"unix:uid:{os.getuid()}"]
+        words += [
+            "-spiffeID",
+            f"spiffe://{self.trust_domain}{path}",
+            "-selector",
+            selector or f"unix:uid:{os.getuid()}",
+        ]
         words += ["-hint", hint] if hint else []
         words += ["-federatesWith", federates_with] if federates_with else []
         self.run(*words)
@@ -264,13 +271,13 @@ class SpiffeHelper:
         self.folder = folder
         config = folder / "helper.conf"
         config.write_text(
-            f'''agent_address = "{endpoint.removeprefix("unix:").removeprefix("//")}"
+            f"""agent_address = "{endpoint.removeprefix("unix:").removeprefix("//")}"
 cert_dir = "{folder}"
 svid_file_name = "svid.pem"
 svid_key_file_name = "svid_key.pem"
 svid_bundle_file_name = "svid_bundle.pem"
 hint = "{hint}"
-'''
+"""
         )
         self._process = Process([binary("spire", "spiffe-helper"), "-config", config], name="spiffe-helper")
 
