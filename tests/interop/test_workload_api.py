@@ -86,17 +86,19 @@ def test_go_spiffe_source_ends_at_the_last_of_many_pushes(go_spiffe, spiffe_ca, 
 
 @pytest.mark.peer("spiffe (Python)", "our WorkloadApiServer: X509Source has every field and follows pushes")
 def test_the_spiffe_package_follows(several, spiffe_ca, eventually):
-    with WorkloadApiServer.open(identity=several) as server:
-        with X509Source(socket_path=server.endpoint, timeout_in_seconds=30) as source:
-            context = source.get_x509_context()
-            assert str(context.default_svid.spiffe_id) == ONE
-            assert context.default_svid.leaf == several.svids[0].leaf
-            domain = several.svids[0].id.trust_domain
-            bundle = source.get_bundle_for_trust_domain(domain)
-            assert bundle is not None
-            assert bundle.x509_authorities == set(several.bundles[domain].authorities)
-            server.serve(spiffe_ca.identity(TWO))
-            eventually(lambda: str(source.get_x509_context().default_svid.spiffe_id) == TWO)
+    with (
+        WorkloadApiServer.open(identity=several) as server,
+        X509Source(socket_path=server.endpoint, timeout_in_seconds=30) as source,
+    ):
+        context = source.get_x509_context()
+        assert str(context.default_svid.spiffe_id) == ONE
+        assert context.default_svid.leaf == several.svids[0].leaf
+        domain = several.svids[0].id.trust_domain
+        bundle = source.get_bundle_for_trust_domain(domain)
+        assert bundle is not None
+        assert bundle.x509_authorities == set(several.bundles[domain].authorities)
+        server.serve(spiffe_ca.identity(TWO))
+        eventually(lambda: str(source.get_x509_context().default_svid.spiffe_id) == TWO)
 
 
 @pytest.mark.builds("spire")

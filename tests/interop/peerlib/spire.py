@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from typing import Any, Self, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from peerlib.build import binary
 from peerlib.process import Process, free_port
@@ -285,10 +285,6 @@ hint = "{hint}"
     def log(self) -> str:
         """The end of what it said."""
         return self._process.log
-
-    def updates(self) -> int:
-        """Return how often it has written the files."""
-        return sum(_UPDATED in line for line in list(self._process.lines))
 
     def wait_for_updates(self, count: int) -> None:
         """Wait until it has written the files so often."""
