@@ -9,4 +9,7 @@ Each transport is a module of its own, so that a program pays for the one that i
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from otel_spiffe.exporters._choice import SpiffeKeywords
+from otel_spiffe.exporters._keywords import MetricKeywords, StockKeywords
+
+__all__ = ["MetricKeywords", "SpiffeKeywords", "StockKeywords"]
