@@ -16,6 +16,7 @@ import pytest
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
+os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/sbin"  # where Debian has nginx and HAProxy
 
 import peerlib  # noqa: E402 -- from the folder beside this file
 from peerlib.build import PEERS  # noqa: E402
@@ -30,9 +31,9 @@ def pytest_configure(config):
 
 def pytest_ignore_collect(collection_path, config):
     """Building takes minutes: only who names this folder gets it, not every run of the suite."""
-    if collection_path.suffix == ".py" and not any("interop" in each for each in config.args):
-        return True
-    return None
+    named = [(config.invocation_params.dir / each.partition("::")[0]).resolve() for each in config.args]
+    asked = any(HERE in (path, *path.parents) for path in named)
+    return True if collection_path.suffix == ".py" and not asked else None
 
 
 def pytest_collection_finish(session):
@@ -124,11 +125,10 @@ def pytest_terminal_summary(terminalreporter):
                 (skipped if outcome == "skipped" else ran).add(peer)
                 if outcome != "skipped":
                     rows[peer, what] = result if outcome == "passed" else "FAILED"
-    if ran or skipped:
-        terminalreporter.write_line(
-            f"interop: ran with {', '.join(sorted(ran)) or 'nobody'}"
-            + (f"; skipped: {', '.join(sorted(skipped - ran))}" if skipped - ran else "")
-        )
+    if ran:
+        terminalreporter.write_line(f"interop peers: {', '.join(sorted(ran))}")
+    if skipped - ran:
+        terminalreporter.write_line(f"interop, skipped as a whole: {', '.join(sorted(skipped - ran))}")
     if path := os.environ.get("OTEL_SPIFFE_COMPATIBILITY"):  # the file that compatibility.py makes the page from
         table = [[peer, what, result] for (peer, what), result in sorted(rows.items())]
         Path(path).write_text(json.dumps(table, indent=1) + "\n")

@@ -20,7 +20,7 @@ from otel_spiffe.identity import authorize_id
 pytestmark = [pytest.mark.builds("gospiffe")]
 US, GO = "spiffe://test.example/us", "spiffe://test.example/go"
 
-NOBODY = "nobody listens"
+NOBODY = "is not there yet"
 # What the peer does once connected, by name; and our sentence.
 PEERS = {
     NOBODY: (None, "Connection refused"),
@@ -59,7 +59,11 @@ def test_bad_peers_are_named_and_recovery_is_noticed(go_spiffe, source, spiffe_i
         theirs = identity_fields(spiffe_identity("/go"))
         with go_spiffe.serve(identity=theirs, authorize={"id": US}, transport=transport, address=f"127.0.0.1:{port}"):
             assert _sooner_or_later(say) == f"{US} hello"
-    row("go-spiffe", f"after a peer on its port that {peer}: named within the time limit, then recovered", "agree")
+    row(
+        "go-spiffe",
+        f"a peer on its port {peer}: named within the time limit, and go-spiffe in its place is found",
+        "agree",
+    )
 
 
 def _sooner_or_later(say):

@@ -154,7 +154,7 @@ def test_spire_agents_client_reads_what_we_serve(several, short_folder):
 
 
 @pytest.mark.builds("gospiffe")
-@pytest.mark.peer("go-spiffe", "our WorkloadApiServer with `issue=`: identities of 2 s renewed, mTLS all the time")
+@pytest.mark.peer("go-spiffe", "our WorkloadApiServer with `issue=`: X509-SVIDs of 4 s renewed, mTLS all the time")
 def test_go_spiffe_on_a_server_that_issues(go_spiffe, spiffe_ca, spiffe_source_of):
     name = go_spiffe.new_name()
 
