@@ -15,12 +15,15 @@ from otel_spiffe.credentials._interceptor_verdict import Judge, calls, connectio
 from otel_spiffe.errors import OtelSpiffeError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from otel_spiffe.credentials._interceptor_verdict import Connection
     from otel_spiffe.identity import Authorizer, Source
 
 __all__ = ["AioAuthorizationInterceptor", "AuthorizationInterceptor"]
+
+
+_UNKNOWN_METHOD = "Method not found!"  # as gRPC itself answers
 
 
 def _utc_now() -> datetime:
@@ -47,12 +50,16 @@ class AuthorizationInterceptor(grpc.ServerInterceptor):
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:  # noqa: ANN401 -- grpc has no types
         """Return the method's handler behind the check."""
-        return _behind(continuation(handler_call_details) or _NOT_FOUND, self._guard)
+        return _behind(continuation(handler_call_details) or _not_found_handler(_not_found), self._guard)
 
-    def _guard(self, behavior: Callable[..., Any]) -> Callable[..., Any]:
+    def _guard(self, behavior: Callable[..., Any], *, streams: bool) -> Callable[..., Any]:
+        del streams
+
         @functools.wraps(behavior)
         def checked(request: object, context: Any, *rest: object) -> Any:  # noqa: ANN401
-            _let_in(self._judge, context)
+            connection = _judge(self._judge, context)
+            if not context.add_callback(functools.partial(calls.end, connection)):
+                calls.end(connection)  # the call is over already
             return behavior(request, context, *rest)
 
         return checked
@@ -72,9 +79,9 @@ class AioAuthorizationInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:  # noqa: ANN401
         """Return the method's handler behind the check."""
-        return _behind(await continuation(handler_call_details) or _NOT_FOUND, self._guard)
+        return _behind(await continuation(handler_call_details) or _not_found_handler(_aio_not_found), self._guard)
 
-    def _guard(self, behavior: Callable[..., Any]) -> Callable[..., Any]:
+    def _guard(self, behavior: Callable[..., Any], *, streams: bool) -> Callable[..., Any]:
         # grpc.aio tells these three apart by inspection, so what stands before each must be of its kind.
         @functools.wraps(behavior)
         async def awaited(request: object, context: Any) -> Any:  # noqa: ANN401
@@ -88,13 +95,28 @@ class AioAuthorizationInterceptor(grpc.aio.ServerInterceptor):
                 yield response
 
         @functools.wraps(behavior)
-        def called(request: object, context: Any) -> Any:  # noqa: ANN401 -- grpc runs these on a thread
-            _let_in(self._judge, context)
-            return behavior(request, context)
+        def called(request: object, context: Any) -> Any:  # noqa: ANN401 -- grpc runs it on a thread
+            connection = _judge(self._judge, context)
+            try:
+                return behavior(request, context)
+            finally:
+                calls.end(connection)
+
+        @functools.wraps(behavior)
+        def generated(request: object, context: Any) -> Iterator[Any]:  # noqa: ANN401
+            # A generator's body runs on a thread, but the call that makes it on the loop, where abort would wait
+            # for the loop itself and for ever. Its own end is the call's: this context runs no callbacks.
+            connection = _judge(self._judge, context)
+            try:
+                yield from behavior(request, context)
+            finally:
+                calls.end(connection)
 
         if inspect.isasyncgenfunction(behavior):
             return iterated
-        return awaited if inspect.iscoroutinefunction(behavior) else called
+        if inspect.iscoroutinefunction(behavior):
+            return awaited
+        return generated if streams else called
 
     async def _enter(self, context: Any) -> None:  # noqa: ANN401
         connection = connection_of(context)
@@ -111,7 +133,7 @@ def _ended(connection: Connection, _context: object) -> None:
     calls.end(connection)
 
 
-def _let_in(judge: Judge, context: Any) -> None:  # noqa: ANN401 -- grpc's two sync contexts share no type
+def _judge(judge: Judge, context: Any) -> Connection:  # noqa: ANN401 -- grpc's two sync contexts share no type
     connection = connection_of(context)
     try:
         peer = judge.judge(connection)
@@ -119,22 +141,28 @@ def _let_in(judge: Judge, context: Any) -> None:  # noqa: ANN401 -- grpc's two s
         context.abort(*refusal_of(error))
         raise  # abort has raised; were it to return, nothing may run
     calls.begin(connection, peer)
-    if context.add_callback(lambda: calls.end(connection)) is False:
-        calls.end(connection)  # the call is over already
+    return connection
 
 
 def _not_found(_: object, context: grpc.ServicerContext) -> NoReturn:
-    context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")  # as gRPC itself answers
+    context.abort(grpc.StatusCode.UNIMPLEMENTED, _UNKNOWN_METHOD)
 
 
-# Fits any kind of call: it reads nothing.
-_NOT_FOUND = cast("Any", grpc.stream_stream_rpc_method_handler(_not_found))
+async def _aio_not_found(_: object, context: Any) -> NoReturn:  # noqa: ANN401
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, _UNKNOWN_METHOD)
+    raise AssertionError  # abort has raised
 
 
-def _behind(handler: Any, guard: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Any:  # noqa: ANN401
-    make, behavior = _KINDS[bool(handler.request_streaming), bool(handler.response_streaming)]
+def _not_found_handler(behavior: Callable[..., Any]) -> Any:  # noqa: ANN401
+    # Fits any kind of call: it reads nothing.
+    return cast("Any", grpc.stream_stream_rpc_method_handler(behavior))
+
+
+def _behind(handler: Any, guard: Callable[..., Callable[..., Any]]) -> Any:  # noqa: ANN401
+    streams = bool(handler.response_streaming)
+    make, behavior = _KINDS[bool(handler.request_streaming), streams]
     return make(
-        guard(getattr(handler, behavior)),
+        guard(getattr(handler, behavior), streams=streams),
         request_deserializer=handler.request_deserializer,
         response_serializer=handler.response_serializer,
     )
