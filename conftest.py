@@ -19,5 +19,7 @@ settings.register_profile(
 settings.load_profile("project")
 
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser(), SkipParser()], patterns=["README.md", "docs/*.md"]
+    parsers=[PythonCodeBlockParser(), SkipParser()],
+    patterns=["README.md", "docs/*.md", "docs/howto/*.md"],
+    fixtures=["spiffe_environment"],  # an agent, and the variable that says where
 ).pytest()

@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
+import pkgutil
 from typing import TYPE_CHECKING
 
 from docutils import nodes
 from sphinx import addnodes
+from sphinx.pycode import ModuleAnalyzer
+
+import otel_spiffe
 
 if TYPE_CHECKING:
     from docutils.parsers.rst.states import Inliner
@@ -50,46 +55,24 @@ intersphinx_mapping = (
     else {}
 )
 
-# Foreign names, which only intersphinx could resolve; our own are never ignored, except private ones in signatures.
-_FOREIGN = (
-    "aiohttp",
-    "asyncio",
-    "collections",
-    "cryptography",
-    "datetime",
-    "enum",
-    "google",
-    "grpc",
-    "logging",
-    "opentelemetry",
-    "os",
-    "pathlib",
-    "pytest",
-    "requests",
-    "socket",
-    "spiffe",
-    "ssl",
-    "threading",
-    "types",
-    "typing",
-    "urllib3",
-    "x509",
-)
-nitpick_ignore_regex = [
-    ("py:.*", rf"({'|'.join(_FOREIGN)})(\..*)?"),
-    # What `if TYPE_CHECKING:` imports is written without its module.
-    (
-        "py:.*",
-        r"(Callable|Certificate|CertificateRevocationList|Iterator|Mapping|Path|Sequence|SpiffeId|TracebackType)",
-    ),
-    ("py:.*", r"(TrustDomain|timedelta|Self|Iterable|Any|Literal)"),
-    ("py:.*", r"(bool|bytes|dict|float|frozenset|int|list|None|object|optional|set|str|tuple|type)"),
-    ("py:.*", r"(BaseException|ConnectionError|Exception|OSError|ValueError)"),
-    ("py:.*", r".*\b_[a-z]\w*\..*|_[A-Za-z]\w*"),
-]
 suppress_warnings = ["ref.python"]  # a name that two rooms export is no mistake: the door has them all again
 
 default_role = "name"
+
+
+def public_names() -> dict[str, list[str]]:
+    """Return the rooms of each public name, after loading it: lazy ones are then there for autodoc, too."""
+    rooms_of: dict[str, list[str]] = {}
+    for module in pkgutil.walk_packages(otel_spiffe.__path__, "otel_spiffe."):
+        if not any(part.startswith("_") for part in module.name.split(".")) and ".cli" not in module.name:
+            room = importlib.import_module(module.name)
+            for name in room.__all__:
+                getattr(room, name)
+                rooms_of.setdefault(name, []).append(module.name)
+    return rooms_of
+
+
+ROOM_OF = public_names()
 
 
 def name_role(
@@ -114,17 +97,44 @@ def name_role(
 def find_in_rooms(
     app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, content: nodes.Node
 ) -> nodes.Node | None:
-    """Resolve a name written without its room, as annotations of `if TYPE_CHECKING:` imports are."""
+    """Resolve a name written without its room, as annotations of `if TYPE_CHECKING:` imports are.
+
+    What is not public here is plain: foreign names (online, intersphinx has resolved them before) and private ones.
+    A public name that is not in the reference stays unresolved, and so is a warning.
+    """
     if node.get("refdomain") != "py":
         return None
-    python = env.get_domain("py")
     target = node["reftarget"].rpartition(".")[2]
-    for full in (name for name in python.objects if name.startswith("otel_spiffe.") and name.count(".") > 1):
-        if full.rpartition(".")[2] == target:
-            return python.resolve_xref(env, node["refdoc"], app.builder, "obj", full, node, content)
+    if target not in ROOM_OF:
+        return content
+    python = env.get_domain("py")
+    for room in ROOM_OF[target]:
+        if f"{room}.{target}" in python.objects:
+            return python.resolve_xref(env, node["refdoc"], app.builder, "obj", f"{room}.{target}", node, content)
     return content if node.get("maybe") else None
+
+
+def tell_autodoc_of_data() -> None:
+    """Give autodoc the docstrings of constants and aliases: it looks for them in a room's `__init__` alone."""
+    for module in pkgutil.walk_packages(otel_spiffe.__path__, "otel_spiffe."):
+        room = module.name.partition("._")[0]
+        entrance = ModuleAnalyzer.for_module(room)
+        entrance.analyze()
+        for (scope, name), lines in ModuleAnalyzer.for_module(module.name).find_attr_docs().items():
+            if not scope and room in ROOM_OF.get(name, ()):
+                entrance.attr_docs.setdefault(("", name), lines)
+
+
+tell_autodoc_of_data()
+
+
+def plain_first_line(_app: Sphinx, what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
+    """Keep napoleon from taking what stands before a colon for a type, where the docstring is just a sentence."""
+    if what in {"attribute", "data", "property"} and lines and not lines[0].startswith(":"):
+        lines[0] = f":{lines[0]}"
 
 
 def setup(app: Sphinx) -> None:
     app.add_role("name", name_role)
-    app.connect("missing-reference", find_in_rooms)
+    app.connect("missing-reference", find_in_rooms, priority=900)
+    app.connect("autodoc-process-docstring", plain_first_line, priority=400)

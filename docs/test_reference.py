@@ -30,7 +30,7 @@ def rooms():
             yield f"otel_spiffe.{module.name}"
 
 
-@pytest.mark.parametrize("room", rooms())
+@pytest.mark.parametrize("room", [*rooms()])
 def test_every_public_name_is_in_the_reference(room, documented):
     module = importlib.import_module(room)
     names = {f"{room}.{name}" for name in module.__all__ if not isinstance(getattr(module, name), ModuleType)}

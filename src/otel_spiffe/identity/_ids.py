@@ -14,8 +14,11 @@ from otel_spiffe.errors import InvalidIdentity
 
 __all__ = ["MAX_ID_BYTES", "MAX_TRUST_DOMAIN_BYTES", "parse_spiffe_id", "parse_trust_domain"]
 
-MAX_ID_BYTES = 2048  # SPIFFE-ID 2.3
-MAX_TRUST_DOMAIN_BYTES = 255  # SPIFFE-ID 2.3
+MAX_ID_BYTES = 2048
+"""The longest SPIFFE ID (SPIFFE-ID 2.3)."""
+
+MAX_TRUST_DOMAIN_BYTES = 255
+"""The longest name of a trust domain (SPIFFE-ID 2.3)."""
 
 _SCHEME = "spiffe://"
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]+")

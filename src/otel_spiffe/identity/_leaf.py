@@ -30,7 +30,8 @@ __all__ = [
     "uri_names",
 ]
 
-MAX_CHAIN_CERTIFICATES = 10  # a leaf, the 8 intermediates that pyca follows by default, and a root sent needlessly
+MAX_CHAIN_CERTIFICATES = 10
+"""The longest chain of a peer: a leaf, the 8 intermediates that pyca follows by default, and a root sent needlessly."""
 
 # What pyca raises for a certificate that loads and whose inside does not parse.
 UNREADABLE = (

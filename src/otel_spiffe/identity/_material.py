@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Identity", "PrivateKey", "X509Bundle", "X509Svid"]
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+"""The kinds of key that an X509-SVID may have here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -26,8 +26,11 @@ __all__ = [
     "private_key_from_pem",
 ]
 
-MAX_INPUT_BYTES = 4 * 1024 * 1024  # of one chain, key or bundle; rust-spiffe draws the same line
-MAX_CERTIFICATES = 2000  # in one chain or bundle
+MAX_INPUT_BYTES = 4 * 1024 * 1024
+"""The largest chain, key or bundle that is read; rust-spiffe draws the same line."""
+
+MAX_CERTIFICATES = 2000
+"""The most certificates in one chain or bundle."""
 
 _SEQUENCE = 0x30
 _LONG_FORM = 0x80

@@ -37,3 +37,4 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+"""What a source takes where nothing else is said."""

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["Counts", "ExportRequest", "Received", "Record", "Signal", "Transport", "Verdict"]
 
 Signal = Literal["traces", "metrics", "logs"]
+"""What a request carries, in the word of the OTLP paths."""
+
 Transport = Literal["grpc", "http"]
+"""How it came."""
+
 ExportRequest = ExportTraceServiceRequest | ExportMetricsServiceRequest | ExportLogsServiceRequest
 
 LONGEST_STALL_SECONDS = 600.0
