@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import grpc
+
 __all__ = ["ForkAware", "watch_forks"]
 
 
@@ -37,10 +39,14 @@ class ForkAware(Protocol):
 
 
 class _Registry:
-    """The living sources of one kind; hooked into the process with the first of them."""
+    """The living sources of one kind; hooked into the process with the first of them.
 
-    def __init__(self, before_hooking: Callable[[], None]) -> None:
-        self._before_hooking = before_hooking
+    Args:
+        prepare: called before that, and in a child before its sources are.
+    """
+
+    def __init__(self, prepare: Callable[[], None]) -> None:
+        self._prepare = prepare
         self._lock = threading.RLock()
         self._open: weakref.WeakSet[ForkAware] = weakref.WeakSet()
         self._forking: list[ForkAware] = []
@@ -51,7 +57,7 @@ class _Registry:
             self._open.add(source)
             if not self._hooked:
                 self._hooked = True
-                self._before_hooking()
+                self._prepare()
                 os.register_at_fork(before=self._before, after_in_parent=self._in_parent, after_in_child=self._in_child)
 
     def _before(self) -> None:
@@ -69,21 +75,30 @@ class _Registry:
     def _in_child(self) -> None:
         self._lock = threading.RLock()
         forking, self._forking = self._forking, []
+        self._prepare()
         for source in forking:
             source.after_fork_in_child()
 
 
-def _let_grpc_hook_first() -> None:
-    # `before` handlers run last registered first, the others first registered first. With
-    # GRPC_ENABLE_FORK_SUPPORT grpcio registers its own with the first channel, and its child handler cancels the
-    # calls of every channel there is: run after ours it waits for ever for the one that we had just opened.
+_kept: list[grpc.Channel] = []
+
+
+def _keep_grpc_up() -> None:
+    """Have one idle channel, never connected, as long as the process lives.
+
+    First, gRPC's own handlers are registered with a process's first channel, and must be before ours: `before`
+    handlers run last registered first, the others first registered first. Its child handler waits for calls to
+    end, and ended up waiting for the one that ours had just begun.
+    Second, closing the last channel starts a thread, grpc_shutdown, and a fork while that runs waits for ever in
+    gRPC's prefork handler: 25 forks of a process whose source was its only user of gRPC were enough.
+    """
     import grpc  # noqa: PLC0415 -- sources without gRPC do not load it
 
-    grpc.insecure_channel("unix:/nonexistent").close()
+    _kept[:] = [grpc.insecure_channel("unix:/nonexistent")]
 
 
 _plain = _Registry(lambda: None)
-_with_grpc = _Registry(_let_grpc_hook_first)
+_with_grpc = _Registry(_keep_grpc_up)
 
 
 def watch_forks(source: ForkAware, *, uses_grpc: bool = False) -> None:
