@@ -9,8 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from watchfiles import watch
-
 from otel_spiffe.errors import InvalidConfiguration
 from otel_spiffe.identity import parse_trust_domain
 from otel_spiffe.sources._base import CellSource
@@ -24,7 +22,7 @@ from otel_spiffe.sources._worker import Worker
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
     from typing import Self
 
@@ -57,6 +55,7 @@ class FileSource(CellSource):
         limits: Limits,
         clock: Callable[[], datetime],
         meter_provider: MeterProvider | None,
+        watch: Callable[..., Iterable[object]],
     ) -> None:
         name = f"files in {paths}"
         self._paths = paths
@@ -64,6 +63,7 @@ class FileSource(CellSource):
         self._poll_interval = poll_interval
         self._limits = limits
         self._clock = clock
+        self._watch = watch
         self._warned = False
         self._stop = threading.Event()
         self._worker = Worker(f"otel-spiffe {name}", self._turn, self._interrupt)
@@ -110,6 +110,8 @@ class FileSource(CellSource):
             InvalidConfiguration: what is given does not name one set of files.
             InvalidIdentity: a trust domain is none.
         """
+        from watchfiles import watch  # noqa: PLC0415 -- 40 ms that users of other sources need not wait for
+
         named = {"svid": svid_file, "key": svid_key_file, "bundle": bundle_file}
         paths = paths_of(directory, layout, {name: Path(each) for name, each in named.items() if each is not None})
         more = {parse_trust_domain(name): Path(each) for name, each in (bundle_files or {}).items()}
@@ -127,6 +129,7 @@ class FileSource(CellSource):
             limits=limits,
             clock=clock,
             meter_provider=meter_provider,
+            watch=watch,
         )
         source._worker.start()
         return source
@@ -164,7 +167,7 @@ class FileSource(CellSource):
         if watched is None:
             return self._poll_interval  # nothing to watch yet
         try:
-            for _ in watch(
+            for _ in self._watch(
                 *self._paths.directories,
                 watch_filter=None,
                 debounce=_DEBOUNCE_MS,
