@@ -240,6 +240,21 @@ def test_the_log_tells_changes_of_state_once(cell, identity, clock, caplog):
     ]
 
 
+def test_what_was_left_out_of_an_update_is_told_and_is_no_failure(cell, identity, spiffe_identity, caplog):
+    caplog.set_level(logging.INFO, logger="otel_spiffe.sources")
+    flaw = Problem(fault=Fault.FEDERATED_BUNDLE, reason="no bundle of federated.example")
+    cell.put(identity, flaw=flaw)
+    cell.put(spiffe_identity("/app"), flaw=flaw)
+    health = cell.health()
+    assert (health.ready, health.failures, health.problem) == (True, 0, "no bundle of federated.example")
+    assert [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING] == [
+        "the source: no bundle of federated.example"
+    ]
+    cell.put(spiffe_identity("/app"))
+    assert cell.health().problem == ""
+    assert "recovered" in caplog.text
+
+
 class CellMachine(RuleBasedStateMachine):
     """Whatever happens in whatever order: nothing expired or withdrawn is read, and generations only grow."""
 

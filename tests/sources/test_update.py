@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_spiffe._proto import X509SvidMessage, X509SvidResponse, decode_x509_svid_response
-from otel_spiffe.errors import Untrusted
+from otel_spiffe.errors import PeerUntrusted, Untrusted
 from otel_spiffe.identity import bundle_to_der, verify
 from otel_spiffe.sources._choose import picker_for
 from otel_spiffe.sources._fault import BadUpdate
@@ -33,9 +33,21 @@ def message(svid, bundle, **changes):
     return dataclasses.replace(plain, **changes)
 
 
-def taken(response, *, limits=DEFAULT_LIMITS, now=None, hint=None):
+def parsed(response, *, limits=DEFAULT_LIMITS, now=None, hint=None):
     now = now if now is not None else datetime.now(UTC)
     return identity_from_response(response, picker=picker_for(None, hint), limits=limits, now=now)
+
+
+def taken(response, **how):
+    identity, flaw = parsed(response, **how)
+    assert flaw is None
+    return identity
+
+
+def flawed(response, **how):
+    identity, flaw = parsed(response, **how)
+    assert flaw.fault is Kind.FEDERATED_BUNDLE
+    return {each.name for each in identity.bundles}, flaw.reason
 
 
 def refused(response, **how):
@@ -76,7 +88,7 @@ def test_revocation_lists_are_kept_and_counted_with(spiffe_own_ca):
     crls = tuple(each.public_bytes(Encoding.DER) for each in spiffe_own_ca.crls)
     assert crls
     identity = taken(X509SvidResponse(svids=(message(app, spiffe_own_ca.bundle),), crl=crls))
-    with pytest.raises(Exception, match="revocation list") as error:
+    with pytest.raises(PeerUntrusted, match="revocation list") as error:
         verify(revoked.chain, identity, now=datetime.now(UTC))
     assert error.value.why is Untrusted.REVOKED
 
@@ -142,7 +154,7 @@ def test_an_empty_federated_bundle_is_legal_and_trusts_nobody(good, spiffe_feder
     identity = taken(X509SvidResponse(svids=(good,), federated_bundles={"spiffe://federated.example": b""}))
     assert identity.bundles[spiffe_federated_ca.trust_domain].authorities == ()
     foreign = spiffe_federated_ca.issue("spiffe://federated.example/app")
-    with pytest.raises(Exception, match="federated") as error:
+    with pytest.raises(PeerUntrusted, match="federated") as error:
         verify(foreign.chain, identity, now=datetime.now(UTC))
     assert error.value.why is Untrusted.EMPTY_BUNDLE
 
@@ -155,23 +167,45 @@ def test_a_trust_domain_is_named_by_its_id_or_its_name(good, spiffe_federated_ca
 
 
 @pytest.mark.parametrize("name", ["spiffe://federated.example/path", "a b", "", "spiffe://", "federated.example\n"])
-def test_a_federated_bundle_of_nobody_discards_the_update(good, name):
-    problem = refused(X509SvidResponse(svids=(good,), federated_bundles={name: b""}))
-    assert problem.fault is Kind.INVALID_UPDATE
-    assert "federated_bundles[" in problem.reason
+def test_a_federated_bundle_of_nobody_costs_only_itself(good, name):
+    bundles, reason = flawed(X509SvidResponse(svids=(good,), federated_bundles={name: b"", "other.example": b""}))
+    assert bundles == {"test.example", "other.example"}
+    assert f"federated_bundles[{name!r}]" in reason
 
 
-def test_a_garbled_federated_bundle_discards_the_update(good):
-    problem = refused(X509SvidResponse(svids=(good,), federated_bundles={"federated.example": b"garbage"}))
-    assert "federated_bundles['federated.example']" in problem.reason
+def leaf_as_authority(authority):
+    return authority.issue("spiffe://federated.example/x").leaf.public_bytes(Encoding.DER)
 
 
-def test_one_trust_domain_has_one_federated_bundle(good):
-    twice = {"federated.example": b"", "spiffe://FEDERATED.example": b""}
-    assert (
-        "two federated bundles of federated.example"
-        in refused(X509SvidResponse(svids=(good,), federated_bundles=twice)).reason
+@pytest.mark.parametrize("spoil", [lambda _: b"garbage", leaf_as_authority, lambda ca: bundle_to_der(ca.bundle)[:-1]])
+def test_a_broken_federated_bundle_costs_only_its_own_domain(good, spiffe_federated_ca, spoil):
+    """Or a hostile federated domain could stop the renewal of our own X509-SVID."""
+    broken = {"federated.example": spoil(spiffe_federated_ca), "other.example": b""}
+    response = X509SvidResponse(svids=(good,), federated_bundles=broken)
+    bundles, reason = flawed(response)
+    assert bundles == {"test.example", "other.example"}
+    assert "federated_bundles['federated.example']" in reason
+    assert "peers of that trust domain are refused" in reason
+    foreign = spiffe_federated_ca.issue("spiffe://federated.example/app")
+    with pytest.raises(PeerUntrusted) as error:
+        verify(foreign.chain, parsed(response)[0], now=datetime.now(UTC))
+    assert error.value.why is Untrusted.NO_BUNDLE
+
+
+def test_a_federated_bundle_over_the_limit_costs_only_its_own_domain(good):
+    big = {"federated.example": b"x" * (len(good.bundle) + 1), "other.example": b""}
+    bundles, reason = flawed(
+        X509SvidResponse(svids=(good,), federated_bundles=big), limits=Limits(bundle_bytes=len(good.bundle))
     )
+    assert bundles == {"test.example", "other.example"}
+    assert f"{len(good.bundle) + 1} bytes, {len(good.bundle)} are taken" in reason
+
+
+def test_a_trust_domain_with_two_federated_bundles_has_none(good):
+    twice = {"federated.example": b"", "spiffe://FEDERATED.example": b"", "spiffe://federated.example": b""}
+    bundles, reason = flawed(X509SvidResponse(svids=(good,), federated_bundles=twice))
+    assert bundles == {"test.example"}
+    assert "federated.example has two bundles, so neither counts (and 1 more)" in reason
 
 
 def test_a_federated_bundle_never_replaces_that_of_our_own_domain(good, spiffe_ca, spiffe_federated_ca):

@@ -15,7 +15,8 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from otel_spiffe._proto import FETCH_X509_SVID, WORKLOAD_API_SERVICE
+from otel_spiffe._proto import FETCH_X509_SVID, WORKLOAD_API_SERVICE, encode_x509_svid_response
+from otel_spiffe.ca._answers import svids_response
 from otel_spiffe.errors import IdentityExpired, InvalidConfiguration, SourceUnavailable
 from otel_spiffe.identity import Source
 from otel_spiffe.rotation import Backoff
@@ -183,6 +184,22 @@ def test_a_bad_update_is_reported_and_the_same_stream_goes_on(
     assert generation(source, 2)
     with pytest.raises(TimeoutError):
         spiffe_workload_api.wait_for_streams(1, opened=2, timeout=0)
+
+
+def test_a_broken_federated_bundle_does_not_stop_our_own_renewal(open_source, spiffe_workload_api, spiffe_identity):
+    def broken():
+        response = svids_response(spiffe_identity("/app"))
+        return encode_x509_svid_response(replace(response, federated_bundles={"federated.example": b"garbage"}))
+
+    source = open_source()
+    assert len(source.wait(LONG).bundles) == 2
+    for number in (2, 3):
+        spiffe_workload_api.push_bytes(broken())
+        assert [each.name for each in generation(source, number).bundles] == ["test.example"]
+    assert "federated_bundles['federated.example']" in source.health().problem
+    spiffe_workload_api.serve(spiffe_identity("/app"))
+    assert len(generation(source, 4).bundles) == 2
+    assert source.health().problem == ""
 
 
 def test_a_bad_first_update_is_the_reason_that_there_is_none(open_source, spiffe_workload_api):

@@ -74,10 +74,14 @@ class Cell:
 
     # What the keeper of the source writes.
 
-    def put(self, identity: Identity) -> bool:
+    def put(self, identity: Identity, *, flaw: Problem | None = None) -> bool:
         """Take `identity` as the newest one and say whether it differs from the one before.
 
         Its generation is set here: one more than the last, unless nothing changed.
+
+        Args:
+            identity: the newest one.
+            flaw: what was left out of the update that it came with, or None.
         """
         with self._changed:
             before = self._state
@@ -89,10 +93,12 @@ class Cell:
                 bundles_expire_at=_first_end(identity),
                 updated_at=self._clock(),
                 failures=0,
-                problem=None,
+                problem=flaw,
             )
             self._changed.notify_all()
         self._log_put(before, changed=changed)
+        if flaw is not None and flaw != before.problem:
+            self._report(flaw)
         if changed:
             self.recorder.updated()
             self._subscribers.wake()
@@ -219,7 +225,7 @@ class Cell:
     # State changes in the log, each once.
 
     def _log_put(self, before: _State, *, changed: bool) -> None:
-        if before.problem is not None:
+        if before.failures or (before.problem is not None and self._state.problem is None):
             _log.info("%s: recovered after %d failed tries", self._name, before.failures)
             self._reported.clear()
         if changed and self._state.identity is not None:

@@ -20,6 +20,7 @@ class Fault(enum.StrEnum):
     NO_IDENTITY_ISSUED = "no_identity_issued"
     REFUSED = "refused"
     INVALID_UPDATE = "invalid_update"
+    FEDERATED_BUNDLE = "federated_bundle"
     LIMIT_EXCEEDED = "limit_exceeded"
     EXPIRED_UPDATE = "expired_update"
     PICKER = "picker"

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Workload API response as an `Identity`, or the reason why it is discarded: no I/O.
 
-Each response is the whole state (SPIFFE Workload API 4.3), and it is taken whole or not at all: one X509-SVID
-of several that breaks its standard discards all of it (4.5), so nobody ever runs on half of an update.
+Each response is the whole state (SPIFFE Workload API 4.3): what it does not say is not so any more. One X509-SVID
+of several that breaks its standard, the bundle of one, or a revocation list, discards all of it (4.5), so nobody
+runs on half of an update. A federated bundle is another domain's word, which must not be able to stop our own
+renewal: a broken one costs only itself, and the peers of its domain are trusted no more.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from otel_spiffe.identity import (
     x509_svid,
 )
 from otel_spiffe.sources._choose import check_not_expired, choose
-from otel_spiffe.sources._fault import BadUpdate, Fault
+from otel_spiffe.sources._fault import BadUpdate, Fault, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -39,8 +41,10 @@ if TYPE_CHECKING:
 __all__ = ["identity_from_response"]
 
 
-def identity_from_response(response: X509SvidResponse, *, picker: Picker, limits: Limits, now: datetime) -> Identity:
-    """Return what `response` says, once it is checked.
+def identity_from_response(
+    response: X509SvidResponse, *, picker: Picker, limits: Limits, now: datetime
+) -> tuple[Identity, Problem | None]:
+    """Return what `response` says, once it is checked, and what is wrong with the federated bundles it left out.
 
     Raises:
         BadUpdate: it breaks a standard or a limit, or the SVID it would have us present has expired.
@@ -51,13 +55,14 @@ def identity_from_response(response: X509SvidResponse, *, picker: Picker, limits
     svids, bundles = _svids(response.svids)
     chosen = choose(picker, svids)
     check_not_expired(chosen, now)
-    _add_federated(bundles, response.federated_bundles)
-    return Identity(chosen=chosen, svids=svids, bundles=bundles, crls=tuple(map(_crl, response.crl)))
+    federated, flaws = _federated(response.federated_bundles, limits)
+    identity = Identity(chosen=chosen, svids=svids, bundles=federated | bundles, crls=tuple(map(_crl, response.crl)))
+    return identity, _flaw(flaws)
 
 
 def _check_limits(response: X509SvidResponse, limits: Limits) -> None:
     federated = response.federated_bundles
-    sizes = [len(svid.bundle) for svid in response.svids] + [len(each) for each in federated.values()]
+    sizes = [len(svid.bundle) for svid in response.svids]
     hints = [len(svid.hint.encode()) for svid in response.svids]
     for what, count, limit in (
         ("X509-SVIDs", len(response.svids), limits.svids),
@@ -107,20 +112,44 @@ def _svid(number: int, message: X509SvidMessage) -> tuple[X509Svid, X509Bundle]:
         raise BadUpdate(Fault.INVALID_UPDATE, f"{which}: {error}") from error
 
 
-def _add_federated(bundles: dict[TrustDomain, X509Bundle], federated: Mapping[str, bytes]) -> None:
-    own = frozenset(bundles)
-    for name, data in federated.items():
+def _federated(given: Mapping[str, bytes], limits: Limits) -> tuple[dict[TrustDomain, X509Bundle], list[str]]:
+    bundles: dict[TrustDomain, X509Bundle] = {}
+    named: set[TrustDomain] = set()
+    flaws: list[str] = []
+    for name in sorted(given):  # the order of a map on the wire is nobody's
+        where = f"federated_bundles[{name[:200]!r}]"
         try:
             trust_domain = _trust_domain(name)
-            # Legal, and what SPIRE sends for a domain without X.509 authorities: all its SVIDs are refused.
-            empty = X509Bundle(trust_domain=trust_domain, authorities=())
-            bundle = bundle_from_der(trust_domain, data) if data else empty
+            if trust_domain in named:
+                bundles.pop(trust_domain, None)
+                flaws.append(f"{where}: {trust_domain} has two bundles, so neither counts")
+                continue
+            named.add(trust_domain)
+            bundles[trust_domain] = _federated_bundle(trust_domain, given[name], limits)
         except InvalidIdentity as error:
-            raise BadUpdate(Fault.INVALID_UPDATE, f"federated_bundles[{name[:200]!r}]: {error}") from error
-        if trust_domain in own:
-            continue  # the bundle that came with the SVID is the one of our own domain
-        if bundles.setdefault(trust_domain, bundle) is not bundle:
-            raise BadUpdate(Fault.INVALID_UPDATE, f"the update has two federated bundles of {trust_domain}")
+            flaws.append(f"{where}: {error}")
+    return bundles, flaws
+
+
+def _federated_bundle(trust_domain: TrustDomain, data: bytes, limits: Limits) -> X509Bundle:
+    if len(data) > limits.bundle_bytes:
+        raise InvalidIdentity(
+            f"bundle of {trust_domain}",
+            f"it has {len(data)} bytes, {limits.bundle_bytes} are taken",
+            fix="raise limits=",
+        )
+    return bundle_from_der(trust_domain, data)  # no bytes are the legal empty bundle, which trusts nobody
+
+
+def _flaw(flaws: list[str]) -> Problem | None:
+    if not flaws:
+        return None
+    more = f" (and {len(flaws) - 1} more)" if len(flaws) > 1 else ""
+    return Problem(
+        fault=Fault.FEDERATED_BUNDLE,
+        reason=f"{flaws[0]}{more}; peers of that trust domain are refused",
+        fix="see the bundle that its federation publishes",
+    )
 
 
 def _trust_domain(name: str) -> TrustDomain:

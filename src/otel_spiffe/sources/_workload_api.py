@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from otel_spiffe.identity import Identity
     from otel_spiffe.sources._choose import Picker
+    from otel_spiffe.sources._fault import Problem
 
 __all__ = ["WorkloadApiSource"]
 
@@ -175,11 +176,12 @@ class WorkloadApiSource(CellSource):
 
     def _take(self, data: bytes) -> None:
         try:
-            self._cell.put(self._identity(data))
+            identity, flaw = self._identity(data)
+            self._cell.put(identity, flaw=flaw)
         except BadUpdate as bad:
             self._cell.fail(bad.problem)  # what it held stays, and so does the stream
 
-    def _identity(self, data: bytes) -> Identity:
+    def _identity(self, data: bytes) -> tuple[Identity, Problem | None]:
         try:
             response = decode_x509_svid_response(data)
         except ValueError as error:
