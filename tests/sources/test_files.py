@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import queue
@@ -384,13 +385,14 @@ def test_no_thread_and_no_descriptor_is_left_after_close(tmp_path, ca):
     write_set(tmp_path, ca.issue(APP), ca.bundle)
     with FileSource.open(tmp_path) as source:
         source.wait(PATIENCE)
+    gc.collect()  # what other tests left to the collector must not go meanwhile
     threads, process = threading.active_count(), psutil.Process()
     descriptors = process.num_fds()
     for _ in range(5):
         with FileSource.open(tmp_path) as source:
             source.wait(PATIENCE)
-    assert threading.active_count() == threads
-    assert process.num_fds() == descriptors
+    assert threading.active_count() <= threads
+    assert process.num_fds() <= descriptors
     with pytest.raises(SourceUnavailable, match="closed"):
         source.identity()
 
