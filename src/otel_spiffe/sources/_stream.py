@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Protocol, cast
 
 import grpc
-from grpc.experimental import ChannelOptions
+from grpc.experimental import ChannelOptions  # pyright: ignore[reportMissingTypeStubs]  # types-grpcio lacks it
 
 from otel_spiffe._proto import EMPTY_REQUEST, FETCH_X509_SVID, SECURITY_HEADER
 from otel_spiffe.sources._retry import StreamEnd

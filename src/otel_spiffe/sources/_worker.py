@@ -8,7 +8,11 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, set_value
+from opentelemetry.context import (
+    _SUPPRESS_INSTRUMENTATION_KEY,  # pyright: ignore[reportPrivateUsage]  # every instrumentation imports it so
+    attach,
+    set_value,
+)
 
 from otel_spiffe.sources._subscribers import JOIN_TIMEOUT
 
