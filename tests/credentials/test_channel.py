@@ -262,6 +262,42 @@ def test_a_new_identity_ends_a_refusal(world, servers):
         assert until_it_answers(echo, "expired") == b"hello"
 
 
+def test_news_of_the_identity_that_was_refused_ends_no_refusal(world, servers):
+    """A source's subscriber may hear of the first identity after the handshake with it has been refused.
+
+    A GOAWAY right behind the first SETTINGS then made gRPC retry for ever: one call in 400 to go-spiffe hung.
+    """
+    source, asked = world.source(), []
+
+    def authorizer(peer):
+        asked.append(peer)
+        for callback in list(source._callbacks):
+            callback(source.identity())
+        raise PeerNotAuthorized(peer, "nobody")
+
+    with servers.echo(world) as port:
+        for _ in range(5):
+            assert "is not in nobody" in refusal(call_sync, port, source, authorize=authorizer)
+    assert len(asked) == 5
+
+
+def test_an_identity_that_comes_with_a_refusal_ends_it(world, servers):
+    """A GOAWAY waits until gRPC is ready for it, also for a new generation."""
+    source, refused = world.source(), []
+
+    def authorizer(peer):
+        if not refused:
+            refused.append(peer)
+            source.put(world.identity())
+            raise PeerNotAuthorized(peer, "nobody")
+
+    with (
+        servers.echo(world) as port,
+        secure_channel(f"127.0.0.1:{port}", source, authorize=authorizer) as channel,
+    ):
+        assert until_it_answers(channel.unary_unary("/test/Echo"), "is not in nobody") == b"hello"
+
+
 def test_options_and_stub_keywords_reach_the_channel(world, servers):
     limit = (("grpc.max_receive_message_length", 10),)
     with (

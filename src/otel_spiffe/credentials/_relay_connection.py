@@ -49,6 +49,7 @@ class Connection:
         self._lifetime: Lifetime | None = None
         self._silence: asyncio.TimerHandle | None = None
         self._settled = 0.0
+        self._refused_with = 0
 
     def start(self) -> None:
         """Begin to dial."""
@@ -58,8 +59,9 @@ class Connection:
         """Have the client open a new connection for new calls, if this one is of an older generation."""
         if self._pump is not None and self._far is not None and self._far.generation < generation:
             self._retire()
-        if self._refusal is not None:
-            self._refusal.leave()  # what was refused may succeed with this identity
+        if self._refusal is not None and self._refused_with < generation:
+            # What was refused may succeed with this identity.
+            self._loop.call_at(self._settled, self._refusal.leave)
 
     def _retire(self) -> None:
         if self._pump is not None:
@@ -68,6 +70,8 @@ class Connection:
     def refuse(self, error: OtelSpiffeError, said: bytes | bytearray = b"") -> None:
         """Answer every call with `error`'s sentence."""
         self._home.report(error)
+        self._refused_with = self._home.current_generation()
+        self._settled = self._loop.time() + SETTLE
         self._refusal = Refusal(self._loop, self._near, str(error), ended=self.close)
         self._refusal.start(said)
 

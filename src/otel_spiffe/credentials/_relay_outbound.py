@@ -137,6 +137,13 @@ class Outbound:
         else:
             connection.start()
 
+    def current_generation(self) -> int:
+        """Return the source's generation, 0 while it has no identity."""
+        try:
+            return self.plan.source.identity().generation
+        except SourceUnavailable:
+            return 0
+
     async def dial(self) -> SpiffeSSLSocket:
         """Return a connection to the server.
 
