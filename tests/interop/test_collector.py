@@ -308,6 +308,55 @@ def test_a_collector_sends_through_an_inbound_relay(sink, spiffe_ca, spiffe_sour
         stock.shutdown()
 
 
+@pytest.mark.peer(PEER, "as client of Relay.inbound before another Collector's plaintext port, over HTTP")
+def test_a_collector_sends_over_http_through_an_inbound_relay(
+    sink, spiffe_ca, spiffe_source_of, short_folder, tmp_path
+):
+    server = spiffe_source_of(spiffe_ca.issue("spiffe://test.example/relay", dns_names=["localhost"]))
+    allowed = authorize_id("spiffe://test.example/collector")
+    write_material(tmp_path, spiffe_ca.issue("spiffe://test.example/collector"), spiffe_ca.bundle)
+    with (
+        Collector.plain(short_folder(), downstream=sink.address) as behind,
+        Relay.inbound(
+            "127.0.0.1:0", server, authorize=allowed, upstream=f"127.0.0.1:{behind.http_port}", alpn=["http/1.1"]
+        ) as relay,
+        Collector.sending(short_folder(), tmp_path, target=f"127.0.0.1:{relay.address[1]}", http=True) as collector,
+    ):
+        stock = StockExporter(endpoint=collector.grpc_endpoint, insecure=True, timeout=20)
+        spans = _spans()
+        assert stock.export(spans) is SpanExportResult.SUCCESS
+        stock.shutdown()
+    assert _received(sink, "resource_spans") == _plain(encode_spans(spans), "resource_spans")
+
+
+@pytest.mark.peer(PEER, "its plaintext ports behind Relay.inbound, our exporters before it; another SPIFFE ID refused")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_our_exporter_and_a_plaintext_collector_behind_our_relay(sink, spiffe_source_of, short_folder, transport):
+    def sends(name, port):
+        where = _At(port)
+        allowed = authorize_id("spiffe://test.example/relay")
+        exporter = _exporter(transport, "OTLPSpanExporter", where, spiffe_source_of(name), authorize=allowed, timeout=3)
+        result = exporter.export(_spans())
+        exporter.shutdown()
+        return result
+
+    server, allowed = spiffe_source_of("/relay"), authorize_id("spiffe://test.example/app")
+    with Collector.plain(short_folder(), downstream=sink.address) as behind:
+        upstream = f"127.0.0.1:{behind.grpc_port if transport == 'grpc' else behind.http_port}"
+        with Relay.inbound("127.0.0.1:0", server, authorize=allowed, upstream=upstream) as relay:
+            assert sends("/other", relay.address[1]) is SpanExportResult.FAILURE
+            assert not sink.requests
+            assert sends("/app", relay.address[1]) is SpanExportResult.SUCCESS
+    assert len(sink.spans) == 2
+
+
+class _At:
+    """Where an exporter is to connect."""
+
+    def __init__(self, port):
+        self.grpc_endpoint = self.http_endpoint = f"https://127.0.0.1:{port}"
+
+
 def _spans(name="operation"):
     kept = InMemorySpanExporter()
     provider = TracerProvider(resource=RESOURCE)

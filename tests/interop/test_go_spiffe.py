@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -11,8 +12,10 @@ from peerlib import GoSpiffeError, identity_fields
 from peerlib.echo import EchoServer, HttpServer, dial
 
 from otel_spiffe.credentials import (
+    AioAuthorizationInterceptor,
     AuthorizationInterceptor,
     Relay,
+    aio_secure_channel,
     client_context,
     http_session,
     peer_id,
@@ -135,6 +138,60 @@ def test_its_grpc_client_and_our_server(go_spiffe, source, theirs):
         answer = go_spiffe.call(
             "dial", identity=theirs, authorize={"id": US}, transport="grpc", address=address, payload="hello"
         )
+    assert (answer["peer"], answer["answer"]) == (US, f"{GO} hello")
+
+
+@pytest.mark.peer(PEER, "gRPC, our aio_secure_channel to its server, its client to our grpc.aio server")
+def test_asyncio_over_grpc(go_spiffe, source, theirs):
+    async def both():
+        with go_spiffe.serve(identity=theirs, authorize={"id": US}, transport="grpc") as server:
+            async with aio_secure_channel(server.address, source, authorize=authorize_id(GO), proxy=None) as channel:
+                said = await channel.unary_unary("/interop.Echo/Say")(b"hello", timeout=30)
+        interceptor = AioAuthorizationInterceptor(source, authorize=authorize_id(GO))
+        ours = grpc.aio.server(interceptors=[interceptor])
+
+        async def say(request, context):
+            return f"{peer_id(context)} ".encode() + request
+
+        handler = grpc.unary_unary_rpc_method_handler(say)
+        ours.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("interop.Echo", {"Say": handler}),))
+        port = ours.add_secure_port("127.0.0.1:0", server_credentials(source))
+        await ours.start()
+        request = {"identity": theirs, "authorize": {"id": US}, "transport": "grpc", "payload": "hello"}
+        answer = await asyncio.to_thread(go_spiffe.call, "dial", address=f"127.0.0.1:{port}", **request)
+        await ours.stop(None)
+        return said, answer
+
+    said, answer = asyncio.run(both())
+    assert said == f"{US} hello".encode()
+    assert (answer["peer"], answer["answer"]) == (US, f"{GO} hello")
+
+
+@pytest.mark.peer(PEER, "asyncio streams, both ways")
+def test_asyncio_streams(go_spiffe, source, theirs):
+    async def echo(reader, writer):
+        peer = writer.get_extra_info("ssl_object").peer_id
+        writer.write(f"{peer} ".encode() + await reader.readline())
+        await writer.drain()
+        writer.close()
+
+    async def both():
+        with go_spiffe.serve(identity=theirs, authorize={"id": US}) as server:
+            context = client_context(source, authorize=authorize_id(GO))
+            host, _, port = server.address.rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname="localhost")
+            writer.write(b"hello\n")
+            said = await reader.readline()
+            writer.close()
+            await writer.wait_closed()
+        context = server_context(source, authorize=authorize_id(GO))
+        async with await asyncio.start_server(echo, "127.0.0.1", 0, ssl=context) as ours:
+            address = f"127.0.0.1:{ours.sockets[0].getsockname()[1]}"
+            request = {"identity": theirs, "authorize": {"id": US}, "address": address, "payload": "hello"}
+            return said, await asyncio.to_thread(go_spiffe.call, "dial", **request)
+
+    said, answer = asyncio.run(both())
+    assert said == f"{US} hello\n".encode()
     assert (answer["peer"], answer["answer"]) == (US, f"{GO} hello")
 
 

@@ -4,15 +4,24 @@
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
+import grpc
 import pytest
 from peerlib import GoSpiffeError, identity_fields
 from peerlib.echo import EchoServer, bare_context, dial
 
-from otel_spiffe.credentials import client_context, server_context
+from otel_spiffe.credentials import (
+    AuthorizationInterceptor,
+    client_context,
+    secure_channel,
+    server_context,
+    server_credentials,
+)
 from otel_spiffe.errors import InvalidIdentity, OtelSpiffeError, PeerRejected
 from otel_spiffe.identity import authorize_any, parse_spiffe_id, verify
+from otel_spiffe.sources import StaticSource
 from otel_spiffe.testing import Fault
 
 pytestmark = [pytest.mark.builds("gospiffe")]
@@ -62,6 +71,62 @@ def test_verdicts_on_a_chain(go_spiffe, spiffe_identity, spiffe_faulty_svid, row
     with pytest.raises(GoSpiffeError):
         go_spiffe.call("verify", identity=fields)
     row(PEER, f"X509-SVID with fault `{fault}`", _result(fault))
+
+
+@pytest.fixture(scope="module")
+def our_grpc_server(spiffe_ca, spiffe_federated_ca):
+    """Our server credentials and our interceptor, which lets in whoever verifies."""
+    identity = spiffe_ca.identity("spiffe://test.example/us", federated=[spiffe_federated_ca.bundle])
+    with StaticSource(identity) as source:
+        interceptor = AuthorizationInterceptor(source, authorize=authorize_any())
+        server = grpc.server(ThreadPoolExecutor(2), interceptors=[interceptor])
+        handler = grpc.unary_unary_rpc_method_handler(lambda request, _: request)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("interop.Echo", {"Say": handler}),))
+        port = server.add_secure_port("127.0.0.1:0", server_credentials(source))
+        server.start()
+        yield f"127.0.0.1:{port}", identity
+        server.stop(None).wait()
+
+
+@pytest.mark.parametrize("fault", [None, *(each for each in Fault if each not in WITHOUT_TLS)])
+def test_verdicts_of_our_grpc_server(go_spiffe, our_grpc_server, spiffe_svid, spiffe_faulty_svid, row, fault):
+    """Grpcio's TLS and our interceptor together refuse what our contexts refuse, and let in the faultless one."""
+    address, identity = our_grpc_server
+    svid = spiffe_faulty_svid(fault) if fault else spiffe_svid("/good")
+    fields = identity_fields(chain=svid.chain, key=svid.private_key, bundles=tuple(identity.bundles.values()))
+    request = {"identity": fields, "authorize": {"any": True}, "transport": "grpc", "address": address}
+    if fault is None:
+        assert go_spiffe.call("dial", payload="hello", **request)["answer"] == "hello"
+        return
+    with pytest.raises(GoSpiffeError):
+        go_spiffe.call("dial", **request)
+    row(PEER, "gRPC, its client with each faulty X509-SVID to our server credentials and interceptor", "we refuse all")
+
+
+@pytest.mark.parametrize("fault", [None, *(each for each in Fault if each not in WITHOUT_TLS)])
+def test_verdicts_of_our_channel(
+    go_spiffe, our_grpc_server, spiffe_source_of, spiffe_svid, spiffe_faulty_svid, row, fault
+):
+    _, identity = our_grpc_server
+    svid = spiffe_faulty_svid(fault) if fault else spiffe_svid("/good")
+    fields = identity_fields(chain=svid.chain, key=svid.private_key, bundles=tuple(identity.bundles.values()))
+    with (
+        go_spiffe.serve(identity=fields, authorize={"any": True}, transport="grpc") as server,
+        secure_channel(server.address, spiffe_source_of(identity), authorize=authorize_any(), proxy=None) as channel,
+    ):
+        say = channel.unary_unary("/interop.Echo/Say")
+        if fault is None:
+            assert say(b"hello", timeout=30) == b"spiffe://test.example/us hello"
+            return
+        with pytest.raises(grpc.RpcError) as refused:
+            say(b"hello", timeout=30)
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "is not trusted: " in refused.value.details() or fault is Fault.KEY_MISMATCH, refused.value.details()
+    row(
+        PEER,
+        "gRPC, its server with each faulty X509-SVID to our secure_channel: the status says which",
+        "we refuse all",
+    )
 
 
 IDS = [

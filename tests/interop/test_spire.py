@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 
 import pytest
-from peerlib import Agent, Server, start_spire
+from peerlib import Agent, Server, SpiffeHelper, start_spire
 from peerlib.echo import EchoServer, dial
+from spiffe import X509Source
 
+from otel_spiffe.ca import WorkloadApiServer
 from otel_spiffe.credentials import client_context, server_context
 from otel_spiffe.errors import IdentityExpired, PeerUntrusted, RefusedByPeer, SourceUnavailable, Untrusted
 from otel_spiffe.identity import Identity, authorize_any, authorize_id
 from otel_spiffe.rotation import Backoff
-from otel_spiffe.sources import StaticSource, WorkloadApiSource
+from otel_spiffe.sources import FileSource, StaticSource, WorkloadApiSource, from_spiffe
 
 pytestmark = [pytest.mark.builds("spire")]
 PEER = "SPIRE"
@@ -170,6 +173,70 @@ def test_the_agent_comes_late_dies_and_comes_back(short_folder, eventually):
     finally:
         agent.stop()
         server.stop()
+
+
+@pytest.mark.peer(PEER, "agent that hangs (SIGSTOP): who has an identity keeps it, who has none is told in time")
+def test_the_agent_hangs_and_goes_on(short_folder, eventually):
+    spire = start_spire(short_folder(), "prod.example", ttl="10m")
+    try:
+        spire.entry("/app")
+        with _open(spire.agent) as source:
+            source.wait(60)
+            spire.agent.signal(signal.SIGSTOP)
+            with _open(spire.agent, first_update_timeout=2.0) as late:
+                eventually(lambda: late.health().problem)
+                with pytest.raises(SourceUnavailable, match="2 s"):
+                    late.identity()
+                assert source.health().ready
+                spire.agent.signal(signal.SIGCONT)
+                assert str(late.wait(60).svid.id) == "spiffe://prod.example/app"
+    finally:
+        spire.agent.signal(signal.SIGCONT)
+        spire.stop()
+
+
+@pytest.mark.peer(PEER, "rotation through `from_spiffe` on the `spiffe` package's X509Source")
+def test_a_source_of_the_spiffe_package(spire, entries, eventually):
+    entries("/package")
+    with _open(spire.agent) as first:
+        eventually(lambda: _ids(first) == ["spiffe://prod.example/package"])
+    with X509Source(socket_path=spire.agent.endpoint, timeout_in_seconds=30) as theirs, from_spiffe(theirs) as source:
+        serial = source.wait(60).svid.leaf.serial_number
+        eventually(lambda: source.identity().svid.leaf.serial_number != serial)
+        assert _ids(source) == ["spiffe://prod.example/package"]
+
+
+@pytest.mark.peer("spiffe-helper", "FileSource on what it writes from SPIRE, three rotations under handshakes")
+def test_a_source_of_spiffe_helpers_files(spire, entries, eventually, short_folder):
+    entries("/files")
+    me, folder = "spiffe://prod.example/files", short_folder()
+    with _open(spire.agent) as first:
+        eventually(lambda: _ids(first) == [me])
+    with SpiffeHelper(spire.agent.endpoint, folder), FileSource.open(folder) as source:
+        source.wait(60)
+        context, serials = client_context(source, authorize=authorize_id(me)), set()
+        with EchoServer(server_context(source, authorize=authorize_id(me))) as server:
+
+            def rotated():
+                serials.add(source.identity().svid.leaf.serial_number)
+                return dial(context, server.address) and len(serials) >= 4
+
+            eventually(rotated)
+
+
+@pytest.mark.peer("spiffe-helper", "FileSource while it writes 100 sets without a pause: each is of one piece")
+def test_a_source_of_files_that_are_always_being_written(spiffe_ca, eventually, short_folder):
+    folder, seen = short_folder(), []
+    pushed = [spiffe_ca.identity("spiffe://test.example/files") for _ in range(100)]
+    with WorkloadApiServer.open(identity=pushed[0]) as server, SpiffeHelper(server.endpoint, folder) as helper:
+        helper.wait_for_updates(1)
+        with FileSource.open(folder) as source:
+            source.subscribe(seen.append)
+            for identity in pushed:
+                server.serve(identity)
+                source.wait(60)
+            eventually(lambda: source.identity().svid.leaf == pushed[-1].svid.leaf)
+    assert all(each.svid.private_key.public_key() == each.svid.leaf.public_key() for each in seen)
 
 
 @pytest.mark.peer(PEER, "server killed until the X509-SVID has expired, and started again")

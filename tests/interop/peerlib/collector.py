@@ -68,6 +68,10 @@ def _tls(files: Path, ca: str, **more: Any) -> dict[str, Any]:
     }
 
 
+def _plain(downstream: str) -> dict[str, Any]:
+    return {"otlp": {"endpoint": downstream, **_no_queue(insecure=True)}} if downstream else {"nop": None}
+
+
 class Collector:
     """A Collector with an OTLP receiver on two loopback ports."""
 
@@ -101,8 +105,12 @@ class Collector:
             files: with `svid.pem`, `svid_key.pem` and `svid_bundle.pem`, read again every second.
             downstream: `host:port` of a plaintext OTLP/gRPC server; none throws away what comes.
         """
-        exporter = {"otlp": {"endpoint": downstream, **_no_queue(insecure=True)}} if downstream else {"nop": None}
-        return cls(folder, _tls(files, "client_ca_file", client_ca_file_reload=True), exporter)
+        return cls(folder, _tls(files, "client_ca_file", client_ca_file_reload=True), _plain(downstream))
+
+    @classmethod
+    def plain(cls, folder: Path, *, downstream: str) -> Self:
+        """Return one that takes OTLP in plaintext and passes it on in plaintext."""
+        return cls(folder, None, _plain(downstream))
 
     @classmethod
     def sending(cls, folder: Path, files: Path, *, target: str, http: bool = False) -> Self:

@@ -12,6 +12,7 @@ from peerlib.build import binary
 from peerlib.process import Process, free_port
 
 if TYPE_CHECKING:
+    import signal
     from pathlib import Path
 
 __all__ = ["SVID_TTL", "Agent", "Server", "SpiffeHelper", "Spire", "start_spire"]
@@ -224,6 +225,11 @@ class Agent:
         self._process = Process(command, name=f"SPIRE agent of {self.server.trust_domain}")
         self._process.wait_for_line("Starting Workload and SDS APIs")
         return self
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        if self._process is not None:
+            self._process.signal(number)
 
     def kill(self) -> None:
         """End it at once: its socket stays behind."""
