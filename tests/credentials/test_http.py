@@ -175,17 +175,17 @@ def test_what_the_otlp_exporter_does_to_a_session_lets_nobody_in(session, server
 
 @pytest.mark.parametrize("verify", [True, False])
 def test_no_setting_lets_a_stranger_in(app, verify):
-    with StaticSource(CertificateAuthority.in_memory("test.example").identity(COLLECTOR)) as stranger:
-        with (
-            _serving(server_context(stranger, authorize=authorize_any())) as server,
-            http_session(app, authorize=authorize_any(), proxy=None) as session,
-        ):
-            session.verify = verify
-            with pytest.raises(requests.exceptions.SSLError) as caught:
-                session.get(server.url, timeout=WAIT, verify=verify)
-            assert isinstance(caught.value.__cause__, PeerUntrusted)
-            assert str(caught.value).startswith(f"peer {COLLECTOR} is not trusted: ")
-            assert server.seen == []
+    with (
+        StaticSource(CertificateAuthority.in_memory("test.example").identity(COLLECTOR)) as stranger,
+        _serving(server_context(stranger, authorize=authorize_any())) as server,
+        http_session(app, authorize=authorize_any(), proxy=None) as session,
+    ):
+        session.verify = verify
+        with pytest.raises(requests.exceptions.SSLError) as caught:
+            session.get(server.url, timeout=WAIT, verify=verify)
+    assert isinstance(caught.value.__cause__, PeerUntrusted)
+    assert str(caught.value).startswith(f"peer {COLLECTOR} is not trusted: ")
+    assert server.seen == []
 
 
 def test_the_wrong_peer_is_named(app, server):
@@ -287,9 +287,11 @@ def test_a_server_that_says_nothing_is_a_timeout(session):
 
 
 def test_a_plaintext_server_is_found_out(session):
-    with _serving() as plain:
-        with pytest.raises(requests.exceptions.ConnectionError, match="what answers there does not speak TLS"):
-            session.get(plain.url.replace("http:", "https:"), timeout=WAIT)
+    with (
+        _serving() as plain,
+        pytest.raises(requests.exceptions.ConnectionError, match="what answers there does not speak TLS"),
+    ):
+        session.get(plain.url.replace("http:", "https:"), timeout=WAIT)
 
 
 def test_an_expired_identity_sends_nothing(spiffe_own_ca, changing_source, server):

@@ -184,7 +184,10 @@ def test_a_client_library_says_who_refused_us_and_why(get, version, good, http_s
     forget_us()
     with pytest.raises(Exception) as caught:  # noqa: PT011
         get(good, http_server)
-    assert REFUSED_US in _text(caught.value)
+    told = _text(caught.value)
+    # Through asyncio, a reset may overtake the alert: the transport meets it and our SSLObject never does.
+    lost = get in {_async_httpx, _aiohttp, _asyncio} and version is ssl.TLSVersion.TLSv1_3
+    assert REFUSED_US in told or (lost and ("reset" in told or "disconnected" in told)), told
 
 
 @clients

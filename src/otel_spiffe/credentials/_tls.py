@@ -151,11 +151,10 @@ class SpiffeSSLContext(ssl.SSLContext):
         if not isinstance(owner, SpiffeSSLSocket | SpiffeSSLObject):
             raise InvalidConfiguration("sslsocket_class", "connections of another class would skip the checks")
         inner = self._spiffe_current()
-        owner.begin(
-            Handshake(
-                identity=inner.identity, local=inner.local, authorizer=self._spiffe_authorize, server_side=server_side
-            )
+        handshake = Handshake(
+            identity=inner.identity, local=inner.local, authorizer=self._spiffe_authorize, server_side=server_side
         )
+        owner.begin(handshake, self)
         return inner.context
 
     def _spiffe_fail(self, owner: object, error: OtelSpiffeError) -> Any:  # noqa: ANN401
@@ -163,11 +162,10 @@ class SpiffeSSLContext(ssl.SSLContext):
             raise error
         nobody = Identity(chosen=None, bundles={}, generation=0)
         refusal = as_ssl_error(error)
-        owner.begin(
-            Handshake(
-                identity=nobody, local=None, authorizer=self._spiffe_authorize, server_side=False, refusal=refusal
-            )
+        handshake = Handshake(
+            identity=nobody, local=None, authorizer=self._spiffe_authorize, server_side=False, refusal=refusal
         )
+        owner.begin(handshake, self)
         return super()
 
     # The two methods that the standard library calls on `context` for each connection. Private, and the one

@@ -38,6 +38,17 @@ def _peer_chain(connection: ssl.SSLObject | ssl.SSLSocket) -> list[bytes]:
 _DER = 2  # _ssl.ENCODING_DER
 
 
+# After the handshake a connection is moved to this context, which watches nothing: with the callback that `_tls_inner`
+# sets, every record called into Python, and bulk data went at half the speed.
+_QUIET = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _quieten(connection: ssl.SSLObject | ssl.SSLSocket) -> None:
+    # The public setter of SSLObject does the same; that of SSLSocket would change `socket.context` too.
+    private: Any = connection
+    private._sslobj.context = _QUIET  # noqa: SLF001
+
+
 def _raise(explained: OSError, error: OSError) -> NoReturn:
     if explained is error:
         raise error
@@ -48,16 +59,18 @@ class _Checked:
     """What both kinds of connection know of their peer once the handshake is over."""
 
     _spiffe: Handshake | None = None
+    _spiffe_context: ssl.SSLContext | None = None
+    _established = False  # verified, and the peer has answered: from there on nothing stands before OpenSSL
 
-    def begin(self, handshake: Handshake) -> None:
-        """Check this connection with `handshake`; each connection is begun once.
+    def begin(self, handshake: Handshake, context: ssl.SSLContext) -> None:
+        """Check this connection of `context` with `handshake`; each connection is begun once.
 
         Raises:
             PeerUntrusted: it was begun before.
         """
         if self._spiffe is not None and self._spiffe.peer_id is not None:
             raise PeerUntrusted(Untrusted.NO_CERTIFICATE, "a connection is begun once", peer=None)
-        self._spiffe = handshake
+        self._spiffe, self._spiffe_context = handshake, context
 
     @property
     def handshake(self) -> Handshake:
@@ -102,6 +115,10 @@ class _Checked:
         own = handshake.identity.expires_at if handshake.local is not None else None
         return min(handshake.peer_expires_at, own) if own is not None else handshake.peer_expires_at
 
+    def _answered(self, data: object) -> None:
+        if data:
+            self.handshake.answered = self._established = True
+
     def _usable(self) -> bool:
         handshake = self.handshake
         if handshake.refusal is not None:
@@ -114,6 +131,11 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
 
     _sslobj: Any  # None before `connect` and after `unwrap`
     suppress_ragged_eofs: bool
+
+    @property
+    def context(self) -> ssl.SSLContext:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The context that made this connection; it cannot be changed."""
+        return self._spiffe_context or super().context
 
     def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 -- the standard library's signature
         """Do the handshake, then verify and authorize the peer.
@@ -132,9 +154,12 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
         except OSError as error:
             _raise(self.handshake.failed(error), error)
         self.handshake.finish(_peer_chain(self), resumed=bool(self.session_reused))
+        _quieten(self)
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002, ANN401 -- the standard library's signature
         """Read application data, as `ssl.SSLSocket.read`; RefusedByPeer when the peer refuses us here."""
+        if self._established:
+            return super().read(len, buffer)  # pyright: ignore[reportDeprecated]
         self._ready()
         wanted = self.suppress_ragged_eofs
         # Until the server's first byte, its hanging up without a word is how gRPC C-core refuses a client.
@@ -147,11 +172,13 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
             _raise(self.handshake.read_failed(error), error)
         finally:
             self.suppress_ragged_eofs = wanted
-        self.handshake.answered |= bool(data)
+        self._answered(data)
         return data
 
     def write(self, data: Any) -> int:  # noqa: ANN401
         """Write application data, as `ssl.SSLSocket.write`; RefusedByPeer when the peer refuses us here."""
+        if self._established:
+            return super().write(data)  # pyright: ignore[reportDeprecated]
         self._ready()
         try:
             return super().write(data)  # pyright: ignore[reportDeprecated]
@@ -162,6 +189,8 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
 
     def send(self, data: Any, flags: int = 0) -> int:  # noqa: ANN401
         """Send application data, as `ssl.SSLSocket.send`; RefusedByPeer when the peer refuses us here."""
+        if self._established:
+            return super().send(data, flags)
         self._ready()
         try:
             return super().send(data, flags)
@@ -187,6 +216,11 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
 class SpiffeSSLObject(_Checked, ssl.SSLObject):
     """An `ssl.SSLObject` whose handshake ends with a verified and authorized `peer_id`."""
 
+    @property
+    def context(self) -> ssl.SSLContext:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The context that made this connection; it cannot be changed."""
+        return self._spiffe_context or super().context
+
     def do_handshake(self) -> None:
         """Do the handshake, then verify and authorize the peer; raises as `SpiffeSSLSocket.do_handshake`."""
         if self._usable():
@@ -198,9 +232,12 @@ class SpiffeSSLObject(_Checked, ssl.SSLObject):
         except OSError as error:
             _raise(self.handshake.failed(error), error)
         self.handshake.finish(_peer_chain(self), resumed=bool(self.session_reused))
+        _quieten(self)
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002, ANN401 -- the standard library's signature
         """Read application data, as `ssl.SSLObject.read`; RefusedByPeer when the peer refuses us here."""
+        if self._established:
+            return super().read(len, buffer)
         if not self._usable():
             self.do_handshake()
         try:
@@ -209,11 +246,13 @@ class SpiffeSSLObject(_Checked, ssl.SSLObject):
             raise
         except OSError as error:
             _raise(self.handshake.read_failed(error), error)
-        self.handshake.answered |= bool(data)
+        self._answered(data)
         return data
 
     def write(self, data: Any) -> int:  # noqa: ANN401
         """Write application data, as `ssl.SSLObject.write`."""
+        if self._established:
+            return super().write(data)
         if not self._usable():
             self.do_handshake()
         return super().write(data)
