@@ -330,7 +330,33 @@ def test_a_bundle_map_is_not_the_bundle_of_one_trust_domain(tmp_path, ca, watch)
     other = CertificateAuthority.in_memory("other.example").bundle
     write_set(tmp_path, ca.issue(APP), ca.bundle)
     (tmp_path / "map").write_bytes(bundles_to_map([X509Bundle(trust_domain=other.trust_domain, authorities=())]))
-    watch(tmp_path, bundle_files={"third.example": tmp_path / "map"}).problem("other trust domains than third.example")
+    watched = watch(tmp_path, bundle_files={"third.example": tmp_path / "map"})
+    watched.problem("other trust domains than third.example")
+    assert list(watched.source.identity().bundles) == [ca.trust_domain]
+
+
+def test_a_broken_bundle_of_another_trust_domain_costs_only_itself(tmp_path, ca, watch):
+    """Its domain decides what is in it, and must not be able to stop our own renewal."""
+    write_set(tmp_path, ca.issue(APP), ca.bundle, CREDENTIAL_BUNDLE)
+    other = CertificateAuthority.in_memory("other.example")
+    (tmp_path / "other.example.pem").write_bytes(chain_pem(other.issue("spiffe://other.example/no-authority")))
+    watched = watch(tmp_path)
+    watched.next()
+    assert "other.example.pem" in watched.problem("peers of that trust domain are refused")
+    assert watched.source.health().ready
+    write_set(tmp_path, ca.issue(APP), ca.bundle, CREDENTIAL_BUNDLE)
+    assert list(watched.next().bundles) == [ca.trust_domain]
+    (tmp_path / "other.example.pem").write_bytes(bundle_to_pem(other.bundle))
+    assert set(watched.next().bundles) == {ca.trust_domain, other.trust_domain}
+
+
+def test_a_broken_bundle_of_our_own_trust_domain_is_not_left_out(tmp_path, ca, watch):
+    write_set(tmp_path, ca.issue(APP), ca.bundle, CREDENTIAL_BUNDLE)
+    (tmp_path / "prod.example.pem").write_bytes(chain_pem(ca.issue(APP)))
+    watched = watch(tmp_path)
+    watched.problem("is no CA certificate")
+    with pytest.raises(SourceUnavailable, match=r"prod\.example\.pem"):
+        watched.source.identity()
 
 
 def test_a_key_that_everybody_can_read_is_warned_of_once(tmp_path, ca, watch, caplog):

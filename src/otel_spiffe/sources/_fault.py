@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from otel_spiffe.errors import OtelSpiffeError
 
-__all__ = ["BadUpdate", "Fault", "Problem"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["BadUpdate", "Fault", "Problem", "flaw_of"]
 
 
 class Fault(enum.StrEnum):
@@ -54,3 +58,19 @@ class BadUpdate(OtelSpiffeError):
     def __init__(self, fault: Fault, reason: str, *, fix: str = "") -> None:
         self.problem = Problem(fault=fault, reason=reason, fix=fix)
         super().__init__(str(self.problem))
+
+
+def flaw_of(flaws: Sequence[str]) -> Problem | None:
+    """Return what to report of the federated bundles that an update was taken without, or None for no flaws.
+
+    Another domain's bundle is another domain's word, which must not be able to stop our own renewal: a broken one
+    costs only itself.
+    """
+    if not flaws:
+        return None
+    more = f" (and {len(flaws) - 1} more)" if len(flaws) > 1 else ""
+    return Problem(
+        fault=Fault.FEDERATED_BUNDLE,
+        reason=f"{flaws[0]}{more}; peers of that trust domain are refused",
+        fix="see the bundle that its federation publishes",
+    )

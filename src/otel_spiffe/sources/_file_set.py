@@ -23,7 +23,7 @@ from otel_spiffe.identity import (
     x509_svid,
 )
 from otel_spiffe.sources._choose import check_not_expired
-from otel_spiffe.sources._fault import BadUpdate, Fault
+from otel_spiffe.sources._fault import BadUpdate, Fault, flaw_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from spiffe import TrustDomain
 
+    from otel_spiffe.sources._fault import Problem
     from otel_spiffe.sources._read import Content
 
 __all__ = ["FileSet", "identity_from_files"]
@@ -61,8 +62,10 @@ class FileSet:
         return (*(each for each in single if each is not None), *self.bundles.values())
 
 
-def identity_from_files(files: FileSet, *, trust_domain: TrustDomain | None, now: datetime) -> Identity:
-    """Return what the files say, once they are checked, one by one and against each other.
+def identity_from_files(
+    files: FileSet, *, trust_domain: TrustDomain | None, now: datetime
+) -> tuple[Identity, Problem | None]:
+    """Return what the files say, once they are checked, one by one and against each other, and what was left out.
 
     Args:
         files: the bytes.
@@ -74,9 +77,9 @@ def identity_from_files(files: FileSet, *, trust_domain: TrustDomain | None, now
     """
     svid = _svid(files) if files.svid is not None else None
     own = svid.id.trust_domain if svid is not None else trust_domain
-    bundles = _bundles(files, own)
+    bundles, flaw = _bundles(files, own)
     if svid is None:
-        return Identity(chosen=None, bundles=bundles)
+        return Identity(chosen=None, bundles=bundles), flaw
     if svid.id.trust_domain not in bundles:
         raise BadUpdate(
             Fault.INCONSISTENT_FILES,
@@ -93,7 +96,7 @@ def identity_from_files(files: FileSet, *, trust_domain: TrustDomain | None, now
         raise BadUpdate(
             Fault.INCONSISTENT_FILES, f"{paths}: our own X509-SVID does not verify: {error.detail}", fix=_HALF
         ) from error
-    return identity
+    return identity, flaw
 
 
 def _svid(files: FileSet) -> X509Svid:
@@ -114,18 +117,26 @@ def _svid(files: FileSet) -> X509Svid:
         raise BadUpdate(Fault.INCONSISTENT_FILES, f"{both}: {error}") from error
 
 
-def _bundles(files: FileSet, own: TrustDomain | None) -> dict[TrustDomain, X509Bundle]:
-    bundles: dict[TrustDomain, X509Bundle] = {}
-    if files.bundle is not None:
-        bundles.update(_bundle_file(files.bundle, own))
+def _bundles(files: FileSet, own: TrustDomain | None) -> tuple[dict[TrustDomain, X509Bundle], Problem | None]:
+    bundles = dict(_bundle_file(files.bundle, own)) if files.bundle is not None else {}
+    flaws: list[str] = []
     for domain, content in files.bundles.items():
-        found = _bundle_file(content, domain)
-        if set(found) != {domain}:
-            raise BadUpdate(Fault.INVALID_UPDATE, f"{content.path} holds bundles of other trust domains than {domain}")
         if domain in bundles:
             raise BadUpdate(Fault.INVALID_UPDATE, f"{content.path}: there is another bundle of {domain}")
-        bundles.update(found)
-    return bundles
+        try:
+            bundles[domain] = _bundle_of(domain, content)
+        except BadUpdate as bad:
+            if domain == own:
+                raise
+            flaws.append(bad.problem.reason)
+    return bundles, flaw_of(flaws)
+
+
+def _bundle_of(domain: TrustDomain, content: Content) -> X509Bundle:
+    found = _bundle_file(content, domain)
+    if set(found) != {domain}:
+        raise BadUpdate(Fault.INVALID_UPDATE, f"{content.path} holds bundles of other trust domains than {domain}")
+    return found[domain]
 
 
 def _bundle_file(content: Content, own: TrustDomain | None) -> Mapping[TrustDomain, X509Bundle]:

@@ -92,6 +92,7 @@ class FileSource(CellSource):
         is taken when all of it is there, at rest, valid and of one piece; until then the last good one stays
         until it expires. A bundle file without trust domain names is taken as that of the X509-SVID's own, so
         federated authorities that something pooled into it would speak for our own trust domain: keep them apart.
+        A file of another trust domain that cannot be read as a bundle costs only itself.
 
         Args:
             directory: of the files, or of the ``..data`` link that Kubernetes turns.
@@ -191,12 +192,12 @@ class FileSource(CellSource):
             files = self._settled(stop)
             if files is None:
                 return
-            identity = identity_from_files(files, trust_domain=self._trust_domain, now=self._clock())
+            identity, flaw = identity_from_files(files, trust_domain=self._trust_domain, now=self._clock())
         except BadUpdate as bad:
             self._cell.fail(bad.problem)
             return
         self._warn_of_open_key(files)
-        self._cell.put(identity)
+        self._cell.put(identity, flaw=flaw)
 
     def _settled(self, stop: threading.Event) -> FileSet | None:
         """Return the set once it is at rest, None when it is time to end."""

@@ -12,10 +12,10 @@ from otel_spiffe.identity import Identity, X509Bundle, bundle_from_der, x509_svi
 from otel_spiffe.sources._base import CellSource
 from otel_spiffe.sources._cell import Cell, utc_now
 from otel_spiffe.sources._choose import check_not_expired
-from otel_spiffe.sources._fault import BadUpdate, Fault, Problem
+from otel_spiffe.sources._fault import BadUpdate, Fault, Problem, flaw_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from datetime import datetime
 
     import spiffe
@@ -88,11 +88,12 @@ class SpiffeSource(CellSource):
 
     def _take(self) -> None:
         try:
-            self._cell.put(self._identity())
+            identity, flaw = self._identity()
+            self._cell.put(identity, flaw=flaw)
         except BadUpdate as bad:
             self._cell.fail(bad.problem)
 
-    def _identity(self) -> Identity:
+    def _identity(self) -> tuple[Identity, Problem | None]:
         try:
             context = self._x509_source.get_x509_context()
         except Exception as error:  # of the package's many kinds
@@ -100,14 +101,24 @@ class SpiffeSource(CellSource):
         try:
             given = context.default_svid
             svid = x509_svid(given.cert_chain, cast("PrivateKey", given.private_key), expected_id=str(given.spiffe_id))
-            bundles = dict(_bundle(each) for each in context.x509_bundle_set.bundles)
+            bundles, flaws = _bundles(context.x509_bundle_set.bundles, svid.id.trust_domain)
         except InvalidIdentity as error:
             raise BadUpdate(Fault.INVALID_UPDATE, str(error)) from error
         check_not_expired(svid, self._clock())
-        return Identity(chosen=svid, svids=(svid,), bundles=bundles)
+        return Identity(chosen=svid, svids=(svid,), bundles=bundles), flaw_of(flaws)
 
 
-def _bundle(given: spiffe.X509Bundle) -> tuple[TrustDomain, X509Bundle]:
-    data = b"".join(each.public_bytes(Encoding.DER) for each in given.x509_authorities)
-    bundle = bundle_from_der(str(given.trust_domain), data)
-    return bundle.trust_domain, bundle
+def _bundles(given: Iterable[spiffe.X509Bundle], own: TrustDomain) -> tuple[dict[TrustDomain, X509Bundle], list[str]]:
+    bundles: dict[TrustDomain, X509Bundle] = {}
+    flaws: list[str] = []
+    for each in given:
+        data = b"".join(authority.public_bytes(Encoding.DER) for authority in each.x509_authorities)
+        try:
+            bundle = bundle_from_der(str(each.trust_domain), data)
+        except InvalidIdentity as error:
+            if each.trust_domain == own:
+                raise
+            flaws.append(str(error))
+            continue
+        bundles[bundle.trust_domain] = bundle
+    return bundles, flaws

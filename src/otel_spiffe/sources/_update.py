@@ -26,7 +26,7 @@ from otel_spiffe.identity import (
     x509_svid,
 )
 from otel_spiffe.sources._choose import check_not_expired, choose
-from otel_spiffe.sources._fault import BadUpdate, Fault, Problem
+from otel_spiffe.sources._fault import BadUpdate, Fault, flaw_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from otel_spiffe._proto import X509SvidMessage, X509SvidResponse
     from otel_spiffe.sources._choose import Picker
+    from otel_spiffe.sources._fault import Problem
     from otel_spiffe.sources._limits import Limits
 
 __all__ = ["identity_from_response"]
@@ -57,7 +58,7 @@ def identity_from_response(
     check_not_expired(chosen, now)
     federated, flaws = _federated(response.federated_bundles, limits)
     identity = Identity(chosen=chosen, svids=svids, bundles=federated | bundles, crls=tuple(map(_crl, response.crl)))
-    return identity, _flaw(flaws)
+    return identity, flaw_of(flaws)
 
 
 def _check_limits(response: X509SvidResponse, limits: Limits) -> None:
@@ -139,17 +140,6 @@ def _federated_bundle(trust_domain: TrustDomain, data: bytes, limits: Limits) ->
             fix="raise limits=",
         )
     return bundle_from_der(trust_domain, data)  # no bytes are the legal empty bundle, which trusts nobody
-
-
-def _flaw(flaws: list[str]) -> Problem | None:
-    if not flaws:
-        return None
-    more = f" (and {len(flaws) - 1} more)" if len(flaws) > 1 else ""
-    return Problem(
-        fault=Fault.FEDERATED_BUNDLE,
-        reason=f"{flaws[0]}{more}; peers of that trust domain are refused",
-        fix="see the bundle that its federation publishes",
-    )
 
 
 def _trust_domain(name: str) -> TrustDomain:
