@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import shutil
@@ -142,6 +143,7 @@ def eventually():
         end = time.monotonic() + seconds
         while not (found := claim()):
             if time.monotonic() > end:
+                faulthandler.dump_traceback(file=sys.__stderr__)
                 raise TimeoutError(f"{what or claim} did not come true in {seconds} s")
             threading.Event().wait(0.02)
         return found

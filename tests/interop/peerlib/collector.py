@@ -48,6 +48,11 @@ def write_material(folder: Path, svid: X509Svid, bundle: X509Bundle) -> None:
         new.rename(folder / name)
 
 
+_STARTS = 5
+_TORN = ("failed to load TLS", "failed to load client CA")
+"""Spiffe-helper writes its files in place, one after the other: who starts meanwhile ends, and is started again."""
+
+
 def _no_queue(**tls: Any) -> dict[str, Any]:
     # Without a queue "accepted" means delivered, and what is refused behind is refused in front.
     return {
@@ -150,8 +155,16 @@ class Collector:
 
     def start(self) -> Self:
         """Start it, and wait until it is ready."""
-        self._process = Process([binary("collector", "collector"), "--config", self._file], name="Collector")
-        self._process.wait_for_line("Everything is ready")
+        for left in range(_STARTS - 1, -1, -1):
+            self._process = Process([binary("collector", "collector"), "--config", self._file], name="Collector")
+            try:
+                self._process.wait_for_line("Everything is ready")
+            except TimeoutError as error:
+                self._process.stop()
+                if not left or not any(word in str(error) for word in _TORN):
+                    raise
+            else:
+                break
         return self
 
     def kill(self) -> None:
