@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from otel_spiffe.identity import Identity
 from otel_spiffe.rotation import ORDINARY, Backoff, Keep, plan
@@ -120,11 +120,11 @@ class IssuingSource(CellSource):
 
     def _issued(self) -> Identity:
         try:
-            identity: object = self._issue()
-        except Exception as error:  # the issuer is foreign code
+            issued = cast("object", self._issue())  # the issuer is foreign code
+        except Exception as error:
             raise BadUpdate(Fault.ISSUANCE, f"it raised {type(error).__name__}: {error}") from error
-        if not isinstance(identity, Identity):
-            raise BadUpdate(Fault.ISSUANCE, f"it returned {type(identity).__name__}, which is no Identity")
-        if identity.chosen is not None:
-            check_not_expired(identity.chosen, self._clock())
-        return identity
+        if not isinstance(issued, Identity):
+            raise BadUpdate(Fault.ISSUANCE, f"it returned {type(issued).__name__}, which is no Identity")
+        if issued.chosen is not None:
+            check_not_expired(issued.chosen, self._clock())
+        return issued

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from otel_spiffe.sources._fault import BadUpdate, Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
 __all__ = ["SETTLED", "Content", "directory", "read_file", "resting"]
@@ -68,7 +68,7 @@ class Directory:
 
 
 @contextlib.contextmanager
-def directory(path: Path) -> Iterator[Directory]:
+def directory(path: Path) -> Generator[Directory]:
     """Open a directory, or the one that its ``..data`` points to now.
 
     Raises:
@@ -129,7 +129,7 @@ def _version(status: os.stat_result) -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def _named(path: Path, *, missing: bool = True) -> Iterator[None]:
+def _named(path: Path, *, missing: bool = True) -> Generator[None]:
     try:
         yield
     except FileNotFoundError as error:
