@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
 
 import pytest
@@ -182,16 +181,16 @@ def test_the_agent_hangs_and_goes_on(short_folder, eventually):
         spire.entry("/app")
         with _open(spire.agent) as source:
             source.wait(60)
-            spire.agent.signal(signal.SIGSTOP)
+            spire.agent.pause()
             with _open(spire.agent, first_update_timeout=2.0) as late:
                 eventually(lambda: late.health().problem or late.health().ready)
                 with pytest.raises(SourceUnavailable, match="2 s"):
                     late.identity()
                 assert source.health().ready
-                spire.agent.signal(signal.SIGCONT)
+                spire.agent.go_on()
                 assert str(late.wait(60).svid.id) == "spiffe://prod.example/app"
     finally:
-        spire.agent.signal(signal.SIGCONT)
+        spire.agent.go_on()
         spire.stop()
 
 

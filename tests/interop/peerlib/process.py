@@ -6,15 +6,15 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
     from types import TracebackType
 
 __all__ = ["Process", "free_port"]
@@ -114,6 +114,12 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
         self._process.send_signal(number)
+
+    def pause(self) -> None:
+        """Stop every thread of it (SIGSTOP), and return when the kernel has; Linux."""
+        self.signal(signal.SIGSTOP)
+        while any(") T " not in task.read_text() for task in Path(f"/proc/{self.pid}/task").glob("*/stat")):
+            threading.Event().wait(0.005)
 
     def kill(self) -> None:
         """End it at once."""

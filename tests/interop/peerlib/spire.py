@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,7 +13,6 @@ from peerlib.build import binary
 from peerlib.process import Process, free_port
 
 if TYPE_CHECKING:
-    import signal
     from pathlib import Path
 
 __all__ = ["SVID_TTL", "Agent", "Server", "SpiffeHelper", "Spire", "start_spire"]
@@ -226,10 +226,15 @@ class Agent:
         self._process.wait_for_line("Starting Workload and SDS APIs")
         return self
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+    def pause(self) -> None:
+        """Have it hang, until `go_on`: every thread has come to rest when this returns."""
         if self._process is not None:
-            self._process.signal(number)
+            self._process.pause()
+
+    def go_on(self) -> None:
+        """End `pause`; may be called again."""
+        if self._process is not None:
+            self._process.signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it at once: its socket stays behind."""
