@@ -805,3 +805,39 @@ def test_canary_records_after_the_handshake_do_not_call_into_python(app, collect
         assert connection.context is context
         with pytest.raises(AttributeError):
             connection.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_early_answer_is_still_read_when_the_pipe_breaks(app, collector, version):
+    """A server may answer 413 and hang up while the body is on its way."""
+
+    def answer(sock):
+        connection = server_context(collector, authorize=authorize_any()).wrap_socket(sock, server_side=True)
+        connection.sendall(b"413")
+        connection.close()
+
+    with _pair() as (a, b):
+        thread = threading.Thread(target=answer, args=(b,), daemon=True)
+        thread.start()
+        with capped(client_context(app, authorize=authorize_any()), version).wrap_socket(a) as connection:
+            thread.join(WAIT)
+            with pytest.raises(OSError, match=r"EOF|pipe|reset") as caught:
+                connection.sendall(b"x" * 50_000_000)
+            assert not isinstance(caught.value, RefusedByPeer)
+            target = bytearray(10)
+            assert connection.recv_into(target) == 1
+            assert target[:1] + connection.recv(10) == b"413"
+
+
+def test_a_large_write_that_meets_a_closed_pipe_says_the_alert(spiffe_own_ca, changing_source):
+    """TLS 1.3: our handshake is over when the server refuses us, and the first thing we do is write."""
+    stranger = CertificateAuthority.in_memory("test.example").identity(APP)
+    source = changing_source(Identity(chosen=stranger.svid, bundles=spiffe_own_ca.identity().bundles))
+    server = server_context(changing_source(spiffe_own_ca.identity(COLLECTOR)), authorize=authorize_any())
+    with (
+        _Listener(server) as listener,
+        socket.create_connection(listener.address, WAIT) as sock,
+        client_context(source, authorize=authorize_any()).wrap_socket(sock) as connection,
+        pytest.raises(RefusedByPeer, match=f"{COLLECTOR} refused {APP}: unknown_ca"),
+    ):
+        connection.sendall(b"x" * 50_000_000)

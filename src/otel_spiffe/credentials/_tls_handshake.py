@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from spiffe import SpiffeId
 
-__all__ = ["Handshake", "as_ssl_error"]
+__all__ = ["HUNG_UP", "Handshake", "as_ssl_error"]
 
-_HUNG_UP = (ssl.SSLEOFError, ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+HUNG_UP = (ssl.SSLEOFError, ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 
 _also_ssl_errors: dict[type[OtelSpiffeError], type[OtelSpiffeError]] = {}
@@ -138,13 +138,16 @@ class Handshake:
         """Return what to raise in place of `error`, which ended a read or a write after the handshake.
 
         With TLS 1.3 a server judges our certificate after our handshake is over: its alert, or its hanging up,
-        meets the first read.
+        meets the first read. Every later use raises the same: httpcore ignores a failed write and reads on.
         """
-        return error if self.answered else self._refused(error, hung_up=not self.server_side)
+        explained = error if self.answered else self._refused(error, hung_up=not self.server_side)
+        if isinstance(explained, OtelSpiffeError):
+            self.refusal = explained
+        return explained
 
     def _refused(self, error: OSError, *, hung_up: bool) -> OSError:
         alert = alert_of(error)
-        if not alert and not (hung_up and isinstance(error, _HUNG_UP)):
+        if not alert and not (hung_up and isinstance(error, HUNG_UP)):
             return error
         return RefusedByPeer(alert, peer=self.peer_id or self._claimed(), local=self.local, fix=self._fix(alert))
 

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from otel_spiffe.credentials._alerts import alert_of
+from otel_spiffe.credentials._tls_handshake import HUNG_UP
 from otel_spiffe.errors import PeerUntrusted, Untrusted
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
 
     _sslobj: Any  # None before `connect` and after `unwrap`
     suppress_ragged_eofs: bool
+    _early: bytes = b""  # read by `_write_failed`, not yet by the program
 
     @property
     def context(self) -> ssl.SSLContext:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -161,6 +163,8 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
         if self._established:
             return super().read(len, buffer)  # pyright: ignore[reportDeprecated]
         self._ready()
+        if self._early:
+            return self._take_early(len, buffer)
         wanted = self.suppress_ragged_eofs
         # Until the server's first byte, its hanging up without a word is how gRPC C-core refuses a client.
         self.suppress_ragged_eofs = wanted and (self.server_side or self.handshake.answered)
@@ -174,6 +178,17 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
             self.suppress_ragged_eofs = wanted
         self._answered(data)
         return data
+
+    def _take_early(self, len: int, buffer: Any) -> Any:  # noqa: A002, ANN401
+        early = self._early
+        if not (len or buffer):
+            return 0 if buffer is not None else b""
+        self._early = b""
+        self._answered(early)
+        if buffer is None:
+            return early
+        memoryview(buffer).cast("B")[:1] = early
+        return 1
 
     def write(self, data: Any) -> int:  # noqa: ANN401
         """Write application data, as `ssl.SSLSocket.write`; RefusedByPeer when the peer refuses us here."""
@@ -200,13 +215,13 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
             _raise(self._write_failed(error), error)
 
     def _write_failed(self, error: OSError) -> OSError:
-        # The alert that explains a broken pipe is still to be read.
-        if not self.handshake.answered and not self.server_side:
+        # The alert that explains a broken pipe is still to be read; so may be an answer, which is kept for `read`.
+        if isinstance(error, HUNG_UP) and not self.server_side and not self._early:
             try:
-                super().read(1)  # pyright: ignore[reportDeprecated]
+                self._early = super().read(1)  # pyright: ignore[reportDeprecated]
             except OSError as found:
-                return self.handshake.read_failed(found if alert_of(found) else error)
-        return self.handshake.read_failed(error)
+                error = found if alert_of(found) else error
+        return error if self._early else self.handshake.read_failed(error)
 
     def _ready(self) -> None:
         if self._sslobj is not None and not self._usable():
