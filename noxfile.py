@@ -101,7 +101,7 @@ def tests_oldest(session: nox.Session) -> None:
 def distro(session: nox.Session) -> None:
     """`opentelemetry-instrument` finds the exporters without a line of code, on the newest pair that installs."""
     session.install("-e", ".[gateway,ca,testing,cli]", *group("tests"), *group("distro"))
-    session.run("pytest", "tests/exporters", "tests/flows", *session.posargs)
+    session.run("pytest", "-n", workers(), *(session.posargs or ["tests/exporters", "tests/flows"]))
 
 
 @nox.session(python=PYTHONS[0])
@@ -143,8 +143,9 @@ def interop(session: nox.Session) -> None:
         session.run("python", "tests/interop/compatibility.py", "--check", str(found))
 
 
-@nox.session(default=False, python=PYTHONS[0])
+@nox.session(default=False, python=PYTHONS)
 def bench(session: nox.Session) -> None:
-    """Prints how this compares with what a user would use instead, as ratios of one run."""
+    """Prints how this compares with what a user would use instead, as ratios of one run; scripts on each Python."""
     session.install("-e", ".[gateway,ca,testing,cli]", *group("tests"))
-    session.run("python", "-m", "benchmarks", *session.posargs)
+    names = [] if session.python == PYTHONS[0] else ["scripts"]
+    session.run("python", "-m", "benchmarks", *(session.posargs or names))
