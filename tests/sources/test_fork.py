@@ -75,7 +75,8 @@ def test_locks_that_other_threads_hold_at_the_fork_do_not_stop_the_child(run, ro
 
 def test_a_closed_source_stays_closed_and_a_child_opens_its_own(run, rotating_agent):
     result, _ = run("closed", rotating_agent.endpoint)
-    assert result == {"threads": 1, "opened in the child": 1, "closed": True}
+    assert result.pop("opened in the child") >= 1  # the agent rotates meanwhile
+    assert result == {"threads": 1, "closed": True}
 
 
 def test_many_forks_in_a_row_do_not_hang_in_grpc(run, rotating_agent):
