@@ -45,9 +45,20 @@ def test_the_demo_loses_nothing_refuses_every_impostor_and_says_so():
     )
 
 
+def listen_to_interrupts():
+    """Undo what shells do to a job in the background, a test run say: it and its children ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.usefixtures("clean")
 def test_interrupted_it_closes_everything_and_exits_as_shells_expect():
-    process = subprocess.Popen(command("--plain"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command("--plain"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=listen_to_interrupts,  # noqa: PLW1509 -- the child does nothing but execute
+    )
     with process:
         while "sends traces" not in process.stdout.readline():
             assert process.poll() is None, process.stderr.read()

@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
 import sys
-import threading
 import time
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from otel_spiffe import environment
 from otel_spiffe.cli._lines import Lines, summary
@@ -53,34 +51,13 @@ def run(*, seconds: float, plain: bool) -> int:
 
 
 def _play(seconds: float, view: AbstractContextManager[_View]) -> Story:
-    with _interrupts() as interrupts, Stage.open(seconds) as stage, _overheard(stage), view as shown:
-        while not stage.over and not interrupts:
+    with Stage.open(seconds) as stage, _overheard(stage), view as shown:
+        while not stage.over:
             shown.show(stage.story())
             time.sleep(_FRAME_SECONDS)
-        if interrupts:
-            raise KeyboardInterrupt
         story = stage.finish()
         shown.show(story)
         return story
-
-
-@contextlib.contextmanager
-def _interrupts() -> Generator[list[int]]:
-    """Note each Ctrl-C beside raising it: Python drops the KeyboardInterrupt that falls into a destructor."""
-    seen: list[int] = []
-
-    def note(number: int, _frame: object) -> NoReturn:
-        seen.append(number)
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield seen  # signals are the main thread's
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _view(*, plain: bool) -> AbstractContextManager[_View]:
