@@ -45,20 +45,14 @@ def test_the_demo_loses_nothing_refuses_every_impostor_and_says_so():
     )
 
 
-def listen_to_interrupts():
-    """Undo what shells do to a job in the background, a test run say: it and its children ignore SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# Shells have a job in the background ignore SIGINT, and it hands that on: undo it before the demo begins.
+LISTENING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 @pytest.mark.usefixtures("clean")
 def test_interrupted_it_closes_everything_and_exits_as_shells_expect():
-    process = subprocess.Popen(
-        command("--plain"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=listen_to_interrupts,  # noqa: PLW1509 -- the child does nothing but execute
-    )
+    listening = [sys.executable, "-c", LISTENING, *command("--plain")]
+    process = subprocess.Popen(listening, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with process:
         while "sends traces" not in process.stdout.readline():
             assert process.poll() is None, process.stderr.read()
