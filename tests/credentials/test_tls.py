@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -358,6 +359,42 @@ def test_memory_bios_shake_hands_and_read_nothing_before_the_check(app, collecto
         _in_turns(lambda: client.read(10), server.do_handshake)
     with pytest.raises(PeerNotAuthorized):
         client.write(b"x")
+
+
+@pytest.mark.parametrize(
+    "end", [lambda s: s.shutdown(socket.SHUT_RDWR), lambda s: s.close()], ids=["shutdown", "close"]
+)
+def test_a_connection_that_its_program_ends_during_the_handshake_fails_as_any_other(app, collector, end):
+    """A server that stops does it from another thread; here the authorizer does, at the worst moment."""
+    connections = queue.Queue()
+    context = client_context(app, authorize=lambda _: end(connections.get_nowait()))
+    with _pair() as (a, b):
+        thread = threading.Thread(
+            target=_greet, args=(server_context(collector, authorize=authorize_any()), b, End(), b"server"), daemon=True
+        )
+        thread.start()
+        connection = context.wrap_socket(a, do_handshake_on_connect=False)
+        connections.put(connection)
+        with contextlib.closing(connection), pytest.raises(OSError, match=r"closed|Bad file descriptor|EOF|pipe"):
+            connection.sendall(b"x")
+        thread.join(WAIT)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_WR])
+def test_the_direction_that_stays_open_is_still_tls(app, collector, version, how):
+    """An `ssl.SSLSocket` forgets TLS in `shutdown`: what it sends or gives out then is what is on the wire."""
+    client = capped(client_context(app, authorize=authorize_any()), version)
+    with _pair() as (a, b), ThreadPoolExecutor(1) as threads:
+        server = server_context(collector, authorize=authorize_any())
+        accepting = threads.submit(server.wrap_socket, b, server_side=True)
+        with client.wrap_socket(a) as connection, accepting.result(WAIT) as other:
+            other.sendall(b"hello")
+            assert connection.recv(10) == b"hello"
+            connection.shutdown(how)
+            speaks, hears = (connection, other) if how == socket.SHUT_RD else (other, connection)
+            speaks.sendall(b"a secret word")
+            assert hears.recv(20) == b"a secret word"
 
 
 def _in_turns(*steps):

@@ -7,6 +7,8 @@ place where a connection becomes usable.
 
 from __future__ import annotations
 
+import errno
+import socket
 import ssl
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -130,7 +132,7 @@ class _Checked:
 class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
     """An `ssl.SSLSocket` whose handshake ends with a verified and authorized `peer_id`."""
 
-    _sslobj: Any  # None before `connect` and after `unwrap`
+    _sslobj: Any  # None before `connect` and after `unwrap` and `close`
     suppress_ragged_eofs: bool
     _early: bytes = b""  # read by `_write_failed`, not yet by the program
 
@@ -150,6 +152,14 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
         if self._usable():
             return
         try:
+            self._shake(block)
+        except AttributeError as error:  # how `ssl` says that the connection was closed in the middle
+            if self._sslobj is not None:
+                raise
+            raise ConnectionAbortedError(errno.ECONNABORTED, "closed by this program during the handshake") from error
+
+    def _shake(self, block: bool) -> None:  # noqa: FBT001
+        try:
             super().do_handshake(block)
         except _AGAIN:
             raise
@@ -157,6 +167,14 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
             _raise(self.handshake.failed(error), error)
         self.handshake.finish(_peer_chain(self), resumed=bool(self.session_reused))
         _quieten(self)
+
+    def shutdown(self, how: int) -> None:
+        """Shut down the connection, as `ssl.SSLSocket.shutdown`; what stays open in one direction stays TLS there.
+
+        The standard library's forgets TLS here: after ``SHUT_RD`` it would send plaintext, and after ``SHUT_WR`` give
+        out as application data what anybody on the way wrote.
+        """
+        socket.socket.shutdown(self, how)
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002, ANN401 -- the standard library's signature
         """Read application data, as `ssl.SSLSocket.read`; RefusedByPeer when the peer refuses us here."""
@@ -224,7 +242,7 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
         return error if self._early else self.handshake.read_failed(error)
 
     def _ready(self) -> None:
-        if self._sslobj is not None and not self._usable():
+        if not self._usable():
             self.do_handshake()
 
 
