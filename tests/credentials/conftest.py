@@ -17,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from otel_spiffe.ca import CertificateAuthority
+from otel_spiffe.credentials._keys import chain_pem, key_pem
 from otel_spiffe.errors import IdentityExpired, SourceUnavailable
 from otel_spiffe.identity import Health, Identity
 from otel_spiffe.sources import StaticSource
@@ -240,3 +241,32 @@ def changing_source():
     """Make sources that `put` changes; closed at the end of the test."""
     with contextlib.ExitStack() as closed:
         yield lambda identity, **keywords: closed.enter_context(ChangingSource(identity, **keywords))
+
+
+@pytest.fixture
+def app(spiffe_source_of):
+    return spiffe_source_of("/app")
+
+
+@pytest.fixture
+def collector(spiffe_source_of):
+    return spiffe_source_of("/collector")
+
+
+@pytest.fixture
+def raw_context(tmp_path, spiffe_svid):
+    """Make contexts of the plain standard library that present an X509-SVID and believe anybody."""
+
+    def make(protocol, svid=None, version=None):
+        svid = svid or spiffe_svid("/app")
+        path = tmp_path / "raw.pem"
+        path.write_bytes(key_pem(svid) + chain_pem(svid))
+        context = ssl.SSLContext(protocol)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")  # weak keys are ours to refuse
+        context.load_cert_chain(path)
+        if version is not None:
+            context.maximum_version = version
+        return context
+
+    return make

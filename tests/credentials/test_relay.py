@@ -196,7 +196,7 @@ def test_greenlets_are_refused_with_the_reason(module):
     """
     done = python(script)
     assert f"{module} has replaced this process's threads by greenlets" in done.stdout
-    assert "http/protobuf" in done.stdout
+    assert "use real threads" in done.stdout
 
 
 def test_windows_is_refused_with_the_reason(monkeypatch, world):

@@ -206,13 +206,14 @@ def refuse_where_it_cannot_work() -> None:
         )
     monkey = sys.modules.get("gevent.monkey")
     if monkey is not None and monkey.is_module_patched("threading"):
-        raise InvalidConfiguration("gRPC over SPIFFE", f"gevent {_GREENLETS}", fix=_USE_HTTP)
+        raise InvalidConfiguration("gRPC over SPIFFE", f"gevent {_GREENLETS}", fix=_USE_THREADS)
     patcher = sys.modules.get("eventlet.patcher")
     if patcher is not None and patcher.is_monkey_patched("thread"):
-        raise InvalidConfiguration("gRPC over SPIFFE", f"eventlet {_GREENLETS}", fix=_USE_HTTP)
+        raise InvalidConfiguration("gRPC over SPIFFE", f"eventlet {_GREENLETS}", fix=_USE_THREADS)
 
 
 _USE_HTTP: Final = "use OTLP over HTTP (OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf)"
+_USE_THREADS: Final = "use real threads, for example gunicorn's gthread workers"
 _GREENLETS: Final = (
     "has replaced this process's threads by greenlets: a gRPC call would stop the one thread on which the relay "
     "that is to carry it should run"

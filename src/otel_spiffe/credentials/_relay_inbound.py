@@ -15,9 +15,10 @@ from otel_spiffe.credentials._relay_accept import Acceptor
 from otel_spiffe.credentials._relay_dial import shake_hands
 from otel_spiffe.credentials._relay_lifetime import Lifetime
 from otel_spiffe.credentials._relay_pump import Pump
+from otel_spiffe.credentials._relay_reports import Reports
 from otel_spiffe.credentials._resolve import HostPort, connect
 from otel_spiffe.credentials._tls import server_context
-from otel_spiffe.errors import InvalidConfiguration, OtelSpiffeError
+from otel_spiffe.errors import InvalidConfiguration, OtelSpiffeError, PeerRejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,8 +34,6 @@ _log = logging.getLogger("otel_spiffe.credentials")
 BACKLOG: Final = 512
 LINGER: Final = 30.0
 """Seconds that the server has to finish after a client has closed its side."""
-MAX_REPORTED: Final = 128
-"""Refusals that are remembered, so that each is logged once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +65,7 @@ class Inbound:
         self._context.set_alpn_protocols(plan.alpn)
         self._greeting: dict[_Client, None] = {}  # oldest first
         self._served: set[_Client] = set()
-        self._reported: dict[str, None] = {}
+        self._reports = Reports(f"relay on {self.name}")
         self._closed = False
         self._acceptor: Acceptor
         self._unsubscribe: Callable[[], None] = lambda: None
@@ -116,12 +115,12 @@ class Inbound:
         self._greeting[client] = None
         client.start()
 
-    def greeted(self, client: _Client, far_name: str) -> None:
+    def greeted(self, client: _Client, origin: str, peer: str) -> None:
         """Take note that a client was authorized and is connected to the server."""
         self._greeting.pop(client, None)
         self._served.add(client)
-        for sentence in [each for each in self._reported if far_name in each]:
-            del self._reported[sentence]  # were it refused again, that would be news
+        self._reports.over(origin)
+        self._reports.over(peer)
         self._admit()
 
     def gone(self, client: _Client) -> None:
@@ -131,14 +130,10 @@ class Inbound:
         if not self._closed:
             self._admit()
 
-    def report(self, sentence: str) -> None:
-        """Log `sentence`, unless it was logged since its peer last got in."""
-        if sentence in self._reported:
-            return
-        while len(self._reported) >= MAX_REPORTED:
-            del self._reported[next(iter(self._reported))]
-        self._reported[sentence] = None
-        _log.warning("relay on %s: %s", self.name, sentence)
+    def report(self, origin: str, error: OSError) -> None:
+        """Log why a client was not served, unless it was logged since that peer last got in."""
+        peer = error.peer if isinstance(error, PeerRejected) else None
+        self._reports.say(f"{origin}: {error}", about=str(peer or origin))
 
     def _on_identity(self, identity: Identity) -> None:
         self.loop.call(self._renew, identity.generation)
@@ -222,7 +217,7 @@ class _Client:
             tls = await self._greet()
             far = await self._reach()
         except OSError as error:
-            self._home.report(f"{self._origin}: {error}")
+            self._home.report(self._origin, error)
             self.close()
         except Exception:  # noqa: BLE001 -- the task's outermost frame
             _log.exception("relay on %s: %s", self._home.name, self._origin)
@@ -256,7 +251,7 @@ class _Client:
         return far
 
     def _carry(self, tls: SpiffeSSLSocket, far: socket.socket) -> None:
-        self._home.greeted(self, str(tls.peer_id))
+        self._home.greeted(self, self._origin, str(tls.peer_id))
         http2 = tls.selected_alpn_protocol() == "h2"
         self._pump = Pump(
             self._loop, tls, far, http2=http2, replay=False, linger=LINGER, ended=lambda _error: self.close()

@@ -16,6 +16,7 @@ from otel_spiffe.credentials._relay_accept import Acceptor
 from otel_spiffe.credentials._relay_connection import Connection
 from otel_spiffe.credentials._relay_dial import Dialer
 from otel_spiffe.credentials._relay_listener import PrivateListener
+from otel_spiffe.credentials._relay_reports import Reports
 from otel_spiffe.credentials._tls import client_context
 from otel_spiffe.errors import OtelSpiffeError, SourceUnavailable
 
@@ -59,7 +60,7 @@ class Outbound:
         self._dialer = Dialer(target=plan.target, proxy=plan.proxy, timeout=plan.connect_timeout)
         self._connections: set[Connection] = set()
         self._renewed: asyncio.Event
-        self._problem = ""
+        self._reports = Reports(f"relay to {self.authority}")
         self._unsubscribe: Callable[[], None] = lambda: None
         self._listener = PrivateListener()
         self.loop: BackgroundLoop
@@ -91,7 +92,7 @@ class Outbound:
         connections, self._connections = self._connections, set()
         for connection in connections:
             connection.abandon()
-        self._problem = ""
+        self._reports.over(self.authority)
         self._listener.reopen()
         self._settle(loop)
 
@@ -166,15 +167,12 @@ class Outbound:
             return self.plan.source.identity()
 
     def report(self, error: OtelSpiffeError) -> None:
-        """Log `error`, unless it is what was logged last."""
-        if (problem := str(error)) != self._problem:
-            self._problem = problem
-            _log.warning("relay to %s: %s", self.authority, problem)
+        """Log `error`, unless it was logged since a connection last stood."""
+        self._reports.say(str(error), about=self.authority)
 
     def accepted(self, far: SpiffeSSLSocket) -> None:
         """Take note that a connection to the server stands."""
-        if self._problem:
-            self._problem = ""
+        if self._reports.over(self.authority):
             _log.info("relay to %s: recovered, connected to %s", self.authority, far.peer_id)
 
 
