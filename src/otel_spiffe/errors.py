@@ -9,7 +9,7 @@
     ├── SourceUnavailable (ConnectionError)       no identity can be had now
     │   └── IdentityExpired                       there is one, and it may not be used any more
     ├── PeerRejected (ssl.SSLCertVerificationError)   we refuse the peer
-    │   ├── PeerUntrusted                         its X509-SVID does not verify; `reason` says why
+    │   ├── PeerUntrusted                         its X509-SVID does not verify; `why` says it
     │   └── PeerNotAuthorized                     it verifies, and the authorizer refuses it
     ├── RefusedByPeer (ssl.SSLError)              the peer refuses us; `alert` says why
     └── PeerUnreachable (ConnectionError)         no TLS handshake took place
@@ -148,15 +148,17 @@ class PeerRejected(OtelSpiffeError, ssl.SSLCertVerificationError):
     Attributes:
         peer: its SPIFFE ID, or None where its certificate holds no single valid one.
         local: our own SPIFFE ID, or None where we presented no X509-SVID.
+        fix: what to do about it; empty where the sentence says it already.
     """
 
     peer: SpiffeId | None
     local: SpiffeId | None
 
-    def __init__(self, message: str, *, peer: SpiffeId | None, local: SpiffeId | None) -> None:
-        super().__init__(message + (f" (we are {local})" if local is not None else ""))
+    def __init__(self, message: str, *, peer: SpiffeId | None, local: SpiffeId | None, fix: str = "") -> None:
+        super().__init__(message + (f" (we are {local})" if local is not None else "") + (f"; {fix}" if fix else ""))
         self.peer = peer
         self.local = local
+        self.fix = fix
         # What OpenSSL's own errors carry, for programs that look at it.
         self.library, self.reason = "SPIFFE", "CERTIFICATE_VERIFY_FAILED"
         self.verify_code, self.verify_message = 0, message
@@ -187,6 +189,26 @@ class Untrusted(enum.StrEnum):
     INVALID_CHAIN = "invalid_chain"
 
 
+# Of those that are not here the detail says it, for it depends on the case.
+_FIXES = {
+    Untrusted.NO_CERTIFICATE: "have the peer speak mutual TLS with an X509-SVID",
+    Untrusted.UNREADABLE: "have a new X509-SVID issued to it",
+    Untrusted.NO_URI_SAN: "have it present an X509-SVID of its SPIFFE agent, not another certificate",
+    Untrusted.SEVERAL_URI_SANS: "have its authority issue one certificate for each SPIFFE ID",
+    Untrusted.INVALID_ID: "mend the ID where the peer is registered with its authority",
+    Untrusted.NO_PATH: "have it present the X509-SVID of a workload",
+    Untrusted.CA_AS_LEAF: "have it present an X509-SVID that this CA issued",
+    Untrusted.WRONG_KEY_USAGE: "mend the profile by which its authority issues",
+    Untrusted.WRONG_EXTENDED_KEY_USAGE: "mend the profile by which its authority issues",
+    Untrusted.WEAK_KEY: "issue it for a key of EC P-256 or more, or RSA of 2048 bits or more",
+    Untrusted.UNSUPPORTED_KEY: "issue it for a key of EC P-256, P-384 or P-521, or RSA",
+    Untrusted.EMPTY_BUNDLE: "if that was not meant, see who publishes it",
+    Untrusted.EXPIRED: "see that its SPIFFE agent renews it, and that the clocks of both ends agree",
+    Untrusted.REVOKED: "if it may still be trusted, have a new X509-SVID issued to it",
+    Untrusted.INVALID_CHAIN: "mend the chain that its authority issues",
+}
+
+
 class PeerUntrusted(PeerRejected):
     """The peer's X509-SVID does not verify.
 
@@ -205,7 +227,7 @@ class PeerUntrusted(PeerRejected):
         subject: str = "",
     ) -> None:
         who = f"peer {peer}" if peer is not None else f"peer certificate {subject!r}" if subject else "peer"
-        super().__init__(f"{who} is not trusted: {detail}", peer=peer, local=local)
+        super().__init__(f"{who} is not trusted: {detail}", peer=peer, local=local, fix=_FIXES.get(why, ""))
         self.why = why
         self.detail = detail
         self.subject = subject
@@ -222,7 +244,12 @@ class PeerNotAuthorized(PeerRejected):
     peer: SpiffeId  # pyright: ignore[reportIncompatibleVariableOverride] -- set once, when it is made
 
     def __init__(self, peer: SpiffeId, policy: str, *, detail: str = "", local: SpiffeId | None = None) -> None:
-        super().__init__(f"peer {peer} is not in {policy}" + (f": {detail}" if detail else ""), peer=peer, local=local)
+        super().__init__(
+            f"peer {peer} is not in {policy}" + (f": {detail}" if detail else ""),
+            peer=peer,
+            local=local,
+            fix="if it is the peer that is meant, authorize its ID",
+        )
         self.policy = policy
         self.detail = detail
 
@@ -255,9 +282,17 @@ class PeerUnreachable(OtelSpiffeError, ConnectionError):
         target: host and port, as the user gave them; credentials of a proxy left out.
         reason: what the operating system, the resolver or the proxy said.
         local: our SPIFFE ID, None where we presented no X509-SVID.
+        fix: what to do about it.
     """
 
-    def __init__(self, target: str, reason: str, *, local: SpiffeId | None = None, fix: str = "") -> None:
+    def __init__(
+        self,
+        target: str,
+        reason: str,
+        *,
+        local: SpiffeId | None = None,
+        fix: str = "see that it runs and listens there",
+    ) -> None:
         us = f" from {local}" if local is not None else ""
         super().__init__(f"cannot reach {target}{us}: {reason}" + (f"; {fix}" if fix else ""))
         self.target = target

@@ -32,6 +32,7 @@ from otel_spiffe.identity import authorize_any, authorize_id
 from otel_spiffe.sources import StaticSource
 
 APP, COLLECTOR, DB = (f"spiffe://test.example/{name}" for name in ("app", "collector", "db"))
+AUTHORIZE = "; if it is the peer that is meant, authorize its ID"
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 WAIT = 30.0
 
@@ -194,7 +195,7 @@ def test_the_wrong_peer_is_named(app, server):
         pytest.raises(requests.exceptions.SSLError) as caught,
     ):
         session.get(server.url, timeout=WAIT)
-    assert str(caught.value) == f"peer {COLLECTOR} is not in one_of({DB}) (we are {APP})"
+    assert str(caught.value) == f"peer {COLLECTOR} is not in one_of({DB}) (we are {APP}){AUTHORIZE}"
     assert isinstance(caught.value.__cause__, PeerNotAuthorized)
     assert caught.value.request.url == f"{server.url}/"
     assert server.seen == []
@@ -268,7 +269,10 @@ def test_an_unreachable_server_is_named(session):
     port = _closed_port()
     with pytest.raises(requests.exceptions.ConnectionError) as caught:
         session.get(f"https://127.0.0.1:{port}/", timeout=WAIT)
-    assert str(caught.value) == f"cannot reach 127.0.0.1:{port} from {APP}: Connection refused"
+    assert (
+        str(caught.value)
+        == f"cannot reach 127.0.0.1:{port} from {APP}: Connection refused; see that it runs and listens there"
+    )
     assert isinstance(caught.value.__cause__, PeerUnreachable)
 
 
@@ -283,7 +287,8 @@ def test_a_server_that_says_nothing_is_a_timeout(session):
         port = silent.getsockname()[1]
         with pytest.raises(requests.exceptions.ConnectTimeout) as caught:
             session.get(f"https://127.0.0.1:{port}/", timeout=0.3)
-    assert str(caught.value) == f"cannot reach 127.0.0.1:{port} from {APP}: it did not answer within 0.3 s"
+    sentence = f"cannot reach 127.0.0.1:{port} from {APP}: it did not answer within 0.3 s"
+    assert str(caught.value) == f"{sentence}; see that it runs and listens there"
 
 
 def test_a_plaintext_server_is_found_out(session):

@@ -24,7 +24,9 @@ from otel_spiffe.identity import authorize_any, authorize_id
 from otel_spiffe.sources import StaticSource
 
 APP, COLLECTOR, DB = (f"spiffe://test.example/{name}" for name in ("app", "collector", "db"))
-WRONG_PEER = f"peer {COLLECTOR} is not in one_of({DB}) (we are {APP})"
+WRONG_PEER = (
+    f"peer {COLLECTOR} is not in one_of({DB}) (we are {APP}); if it is the peer that is meant, authorize its ID"
+)
 REFUSED_US = f"{COLLECTOR} refused {APP}: unknown_ca"
 WAIT = 30.0
 

@@ -119,7 +119,9 @@ def test_a_policy_reads_as_what_it_says(policy, shown):
 def test_a_refusal_names_the_peer_the_policy_what_it_said_and_us():
     with pytest.raises(PeerNotAuthorized) as caught:
         authorize(refuses, parse_spiffe_id(DB), local=LOCAL)
-    assert str(caught.value) == f"peer {DB} is not in refuses: it is Sunday (we are {LOCAL})"
+    sentence = f"peer {DB} is not in refuses: it is Sunday (we are {LOCAL})"
+    assert str(caught.value) == f"{sentence}; if it is the peer that is meant, authorize its ID"
+    assert caught.value.fix == "if it is the peer that is meant, authorize its ID"
     assert (caught.value.peer, caught.value.policy, caught.value.detail) == (DB, "refuses", "it is Sunday")
     assert isinstance(caught.value.__cause__, PeerNotAuthorized)
 

@@ -29,6 +29,7 @@ _PLAINTEXT: Final = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
 )
 _ANSWER_CHUNK: Final = 4096
+_SEE_LOG: Final = "see its log"
 
 
 async def readable(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
@@ -72,9 +73,10 @@ def unreachable(target: HostPort, error: OSError, local: SpiffeId | None) -> Ote
         fix = "point it at the server's TLS port, or have the server serve TLS there"
         return PeerUnreachable(str(target), f"it does not speak TLS ({error.reason})", local=local, fix=fix)
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
-        return PeerUnreachable(str(target), f"the TLS handshake failed: {error.reason or error}", local=local)
+        failure = f"the TLS handshake failed: {error.reason or error}"
+        return PeerUnreachable(str(target), failure, local=local, fix=_SEE_LOG)
     reason = f"it closed the connection during the TLS handshake ({error.strerror or error})"
-    return PeerUnreachable(str(target), reason, local=local, fix="see its log")
+    return PeerUnreachable(str(target), reason, local=local, fix=_SEE_LOG)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +121,7 @@ class Dialer:
             addresses = await resolver.resolve(via)
         except OSError as error:
             reason = f"{on_the_way}{via.host!r} does not resolve: {error.strerror or error}"
-            raise PeerUnreachable(str(self.target), reason, local=local) from error
+            raise PeerUnreachable(str(self.target), reason, local=local, fix="mend the name, or DNS") from error
         step[0] = f"{on_the_way}no TCP connection came about"
         try:
             plain = await connect(loop, addresses)

@@ -75,7 +75,7 @@ def _end_fault(
         return Fault(
             Untrusted.UNKNOWN_AUTHORITY,
             f"{who} issued by {issuer_of(end)!r}: that is an authority of {owner}, which may not speak for "
-            f"{bundle.trust_domain} (X509-SVID 5)",
+            f"{bundle.trust_domain} (X509-SVID 5): treat it as a forgery, and ask {owner}",
         )
     namesakes = [each for each in (*chain, *bundle.authorities) if each not in path and each.subject == end.issuer]
     if _is_ours(end, identity) or (not namesakes and _is_gap(end, path, chain, bundle)):
@@ -87,7 +87,8 @@ def _end_fault(
     if namesakes:
         return Fault(
             Untrusted.UNKNOWN_AUTHORITY,
-            f"{who} issued by {issuer_of(end)!r}, and by another key than the certificate of that name has",
+            f"{who} issued by {issuer_of(end)!r}, and by another key than the certificate of that name has: "
+            "if that CA has a new key, the bundle here is old; if not, it is a forgery",
         )
     return Fault(Untrusted.UNKNOWN_AUTHORITY, _unknown(end, who, bundle))
 
@@ -116,7 +117,7 @@ def _unknown(end: x509.Certificate, who: str, bundle: X509Bundle) -> str:
     count = len(bundle.authorities)
     none_of = "not the one authority" if count == 1 else f"not among the {count} authorities"
     if end.issuer == end.subject:
-        return f"{who} self-signed and {none_of} of {bundle.trust_domain}"
+        return f"{who} self-signed and {none_of} of {bundle.trust_domain}: have an authority of that one issue it"
     return (
         f"{who} issued by {issuer_of(end)!r}, which is {none_of} of {bundle.trust_domain}: "
         "if that CA is new, the bundle here is old; if it is an intermediate, the peer must send its certificate"
