@@ -23,7 +23,7 @@ from otel_spiffe.credentials import (
     server_context,
     server_credentials,
 )
-from otel_spiffe.errors import PeerNotAuthorized, PeerUntrusted, RefusedByPeer
+from otel_spiffe.errors import PeerNotAuthorized, PeerUntrusted, RefusedByPeer, Untrusted
 from otel_spiffe.identity import authorize_any, authorize_id, authorize_member_of, authorize_one_of
 
 pytestmark = [pytest.mark.builds("gospiffe")]
@@ -299,8 +299,7 @@ def test_authorizers_decide_alike(go_spiffe, source, theirs, ours, their, allowe
         assert "unexpected" in server.handshake()["error"]
 
 
-@pytest.mark.peer(PEER, "a client without an X509-SVID")
-def test_who_presents_nothing_is_refused_by_both(go_spiffe, source, theirs):
+def test_who_presents_nothing_is_refused_by_both(go_spiffe, source, theirs, row):
     with go_spiffe.serve(identity=theirs, authorize={"any": True}) as server:
         with pytest.raises(RefusedByPeer, match="who presented no X509-SVID: certificate_required"):
             dial(client_context(source, authorize=authorize_any(), present_svid=False), server.address)
@@ -308,7 +307,9 @@ def test_who_presents_nothing_is_refused_by_both(go_spiffe, source, theirs):
     with EchoServer(server_context(source, authorize=authorize_any())) as server:
         with pytest.raises(GoSpiffeError, match="certificate required"):
             go_spiffe.call("dial", identity=theirs, authorize={"any": True}, address=server.address, present=False)
-        assert isinstance(server.outcome(), Exception)
+        refusal = server.outcome()
+        assert (type(refusal), refusal.why, refusal.peer) == (PeerUntrusted, Untrusted.NO_CERTIFICATE, None)
+    row(PEER, "a client without an X509-SVID", f"both refuse, we for `{refusal.why}`")
 
 
 @pytest.mark.peer(PEER, "trust domains: a federated one, and one without a bundle")
