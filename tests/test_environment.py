@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 
 from otel_spiffe import environment
@@ -99,6 +102,15 @@ def test_the_stock_tls_variables_that_are_set_are_named():
     )
 
 
+def test_an_export_s_time_limit():
+    environ = {"OTEL_EXPORTER_OTLP_TIMEOUT": "7", "OTEL_EXPORTER_OTLP_LOGS_TIMEOUT": "2.5"}
+    assert environment.otlp_timeout("logs", environ) == 2.5
+    assert environment.otlp_timeout("traces", environ) == 7.0
+    assert environment.otlp_timeout("traces", {}) is None
+    with pytest.raises(InvalidConfiguration, match=r"^OTEL_EXPORTER_OTLP_TIMEOUT: 'soon' is no number of seconds"):
+        environment.otlp_timeout("traces", {"OTEL_EXPORTER_OTLP_TIMEOUT": "soon"})
+
+
 @pytest.mark.parametrize(
     ("value", "on"),
     [(None, True), ("", True), ("1", True), ("true", True), ("0", False), ("False", False), ("no", False)],
@@ -107,22 +119,80 @@ def test_fork_support_of_grpc_is_on_unless_switched_off(value, on):
     assert environment.grpc_fork_support({} if value is None else {"GRPC_ENABLE_FORK_SUPPORT": value}) is on
 
 
+PROXY = "http://proxy:3128"
+
+
 @pytest.mark.parametrize(
-    ("environ", "host", "proxy"),
+    ("environ", "proxy"),
     [
-        ({}, "collector", None),
-        ({"https_proxy": "http://proxy:3128"}, "collector", "http://proxy:3128"),
-        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "collector"}, "collector", None),
-        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": ".svc.local"}, "c.svc.local:4317", None),
-        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "*"}, "collector", None),
-        ({"ALL_PROXY": "http://proxy:3128"}, "collector", "http://proxy:3128"),
-        ({"HTTP_PROXY": "http://proxy:3128"}, "collector", None),
+        ({}, None),
+        ({"https_proxy": PROXY}, PROXY),
+        ({"HTTPS_PROXY": PROXY}, PROXY),
+        ({"ALL_PROXY": PROXY}, PROXY),
+        ({"HTTP_PROXY": PROXY}, None),
+        ({"https_proxy": "", "HTTPS_PROXY": PROXY}, None),  # as curl and urllib: the small one decides
     ],
 )
-def test_the_proxy_for_a_host(environ, host, proxy, monkeypatch):
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    for name, value in environ.items():
-        monkeypatch.setenv(name, value)
-    assert environment.https_proxy(host) == proxy
+def test_which_variable_names_the_proxy(environ, proxy, proxy_variables):
+    proxy_variables(environ)
+    assert environment.https_proxy("collector", 4317) == proxy
+
+
+@pytest.mark.parametrize(
+    ("entry", "host", "direct"),
+    [
+        ("collector", "collector", True),
+        ("Collector", "COLLECTOR.", True),
+        ("other, collector", "collector", True),
+        ("collector", "my-collector", False),
+        ("svc.local", "c.svc.local", True),
+        (".svc.local", "c.svc.local", True),
+        ("*.svc.local", "c.svc.local", True),
+        ("svc.local", "evilsvc.local", False),
+        ("*", "collector", True),
+        ("", "collector", False),
+        (" , ", "collector", False),
+        (".", "collector", False),
+        ("collector:4317", "collector", True),
+        ("collector:4318", "collector", False),
+        ("10.0.0.0/8", "10.1.2.3", True),
+        ("10.0.0.0/8", "11.1.2.3", False),
+        ("10.1.2.3", "10.1.2.3", True),
+        ("10.1.2.3:4317", "10.1.2.3", True),
+        ("10.1.2", "10.1.2.3", False),
+        ("::1", "::1", True),
+        ("[::1]", "::1", True),
+        ("[::1]:4317", "::1", True),
+        ("[::1]:4318", "::1", False),
+        ("fd00::/8", "fd00::7", True),
+        ("fe80::1", "fe80::1%eth0", True),
+        ("999.0.0.0/8", "10.1.2.3", False),
+    ],
+)
+def test_what_no_proxy_excepts(entry, host, direct, proxy_variables):
+    proxy_variables({"HTTPS_PROXY": PROXY, "NO_PROXY": entry})
+    assert environment.https_proxy(host, 4317) == (None if direct else PROXY)
+
+
+@pytest.fixture
+def proxy_variables(monkeypatch):
+    def put(environ):
+        for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+            monkeypatch.delenv(name.upper(), raising=False)
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("module", "is_patched"), [("gevent.monkey", "is_module_patched"), ("eventlet.patcher", "is_monkey_patched")]
+)
+@pytest.mark.parametrize("patched", ["threading", "thread", "ssl"])
+def test_green_threads_are_refused_with_the_reason(module, is_patched, patched, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{is_patched: lambda name: name == patched}))
+    with pytest.raises(InvalidConfiguration, match=f"^a thing under {module.partition('.')[0]}: .*; use real threads"):
+        environment.refuse_green_threads("a thing")
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{is_patched: lambda _: False}))
+    environment.refuse_green_threads("a thing")

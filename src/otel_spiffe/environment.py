@@ -10,7 +10,10 @@ Lists are comma separated. A value that cannot be read is refused, with the vari
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import os
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -39,8 +42,10 @@ __all__ = [
     "https_proxy",
     "otlp_endpoint",
     "otlp_protocol",
+    "otlp_timeout",
     "otlp_tls_variables",
     "quieten_grpc",
+    "refuse_green_threads",
     "settings",
     "spiffe_endpoint_socket",
 ]
@@ -149,6 +154,19 @@ def otlp_protocol(signal: Signal, environ: Mapping[str, str] = os.environ) -> Se
     return _otlp(signal, "PROTOCOL", environ)
 
 
+def otlp_timeout(signal: Signal, environ: Mapping[str, str] = os.environ) -> float | None:
+    """Return the seconds that an export of `signal` may take: its own variable, else the general one, else None.
+
+    Raises:
+        InvalidConfiguration: it is no number.
+    """
+    setting = _otlp(signal, "TIMEOUT", environ)
+    try:
+        return float(setting.value) if setting is not None else None
+    except ValueError:
+        raise InvalidConfiguration(setting.variable, f"{setting.value!r} is no number of seconds") from None
+
+
 def otlp_tls_variables(signal: Signal, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """Return those of the stock exporters' TLS variables that are set and that a SPIFFE exporter has no use for."""
     names = ("INSECURE", "CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
@@ -172,14 +190,65 @@ def quieten_grpc() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
-def https_proxy(host: str) -> str | None:
-    """Return the URL of the proxy that `HTTPS_PROXY` and `NO_PROXY` name for `host`, or None for a direct way."""
-    import urllib.request  # noqa: PLC0415 -- 25 ms that a program without a proxy need not wait for at its start
+def https_proxy(host: str, port: int) -> str | None:
+    """Return the URL of the proxy that `HTTPS_PROXY` and `NO_PROXY` name for `host`, or None for a direct way.
 
-    proxies = urllib.request.getproxies_environment()
-    if urllib.request.proxy_bypass_environment(host, proxies):  # type: ignore[attr-defined]  # typeshed lacks it
-        return None
-    return proxies.get("https") or proxies.get("all")
+    An entry of `NO_PROXY` is ``*``, a name and with it all below, an address, a network such as ``10.0.0.0/8``, or one
+    of the first three with a port: ``collector:4317``, ``[::1]:4317``.
+    """
+    proxy = _either_case("https_proxy") or _either_case("all_proxy")
+    excepted = (_either_case("no_proxy") or "").split(",")
+    return None if any(_excepts(entry.strip(), host, port) for entry in excepted) else proxy
+
+
+def _either_case(variable: str) -> str | None:
+    return os.environ.get(variable, os.environ.get(variable.upper(), "")).strip() or None
+
+
+def _excepts(entry: str, host: str, port: int) -> bool:
+    if entry in {"", "*"}:
+        return entry == "*"
+    name, of_port = _without_port(entry)
+    if of_port not in {"", str(port)}:
+        return False
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+        with contextlib.suppress(ValueError):
+            return address in ipaddress.ip_network(name, strict=False)
+        return False
+    name, host = name.lower().removeprefix("*").strip("."), host.lower().rstrip(".")
+    return host == name or host.endswith(f".{name}")
+
+
+def _without_port(entry: str) -> tuple[str, str]:
+    if entry.startswith("["):
+        name, _, rest = entry[1:].partition("]")
+        return name, rest.removeprefix(":")
+    name, _, port = entry.partition(":")
+    return (name, port) if port.isdigit() else (entry, "")  # else an IPv6 address or network
+
+
+def refuse_green_threads(what: str) -> None:
+    """Return, unless gevent or eventlet has replaced this process's threads or TLS.
+
+    Measured with gevent 26.9: the Workload API's stream, watchfiles and a relay's calls block the one thread that there
+    is, and gevent's TLS sockets know no peer check.
+
+    Raises:
+        InvalidConfiguration: `what` cannot work here.
+    """
+    for name, module, is_patched in (
+        ("gevent", "gevent.monkey", "is_module_patched"),
+        ("eventlet", "eventlet.patcher", "is_monkey_patched"),
+    ):
+        patcher = sys.modules.get(module)
+        if patcher is not None and any(getattr(patcher, is_patched)(each) for each in ("threading", "thread", "ssl")):
+            raise InvalidConfiguration(
+                f"{what} under {name}",
+                f"{name} has replaced this process's threads and TLS sockets, and identities could neither be "
+                "renewed nor peers be checked",
+                fix="use real threads, for example gunicorn's gthread workers",
+            )
 
 
 def _otlp(signal: Signal, name: str, environ: Mapping[str, str]) -> Setting | None:

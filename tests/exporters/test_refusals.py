@@ -12,8 +12,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from otel_spiffe.ca import CertificateAuthority, WorkloadApiServer
-from otel_spiffe.credentials._relay import IDENTITY_TIMEOUT
-from otel_spiffe.exporters import _session
 from otel_spiffe.identity import authorize_any, authorize_id
 from otel_spiffe.sources import StaticSource
 from otel_spiffe.testing import OtlpSink
@@ -36,13 +34,6 @@ def stock_lines(caplog) -> str:
 
 def our_lines(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name.startswith("otel_spiffe.")]
-
-
-@pytest.fixture
-def patience(transport, monkeypatch):
-    """An export's time limit that leaves a retry after the wait for an identity, whose line names the reason."""
-    monkeypatch.setattr(_session, "IDENTITY_SECONDS", 0.2)
-    return {"grpc": IDENTITY_TIMEOUT + 3.0, "http": 3.0}[transport]
 
 
 @pytest.fixture
@@ -93,21 +84,21 @@ def test_a_peer_that_refuses_us(authority, exporters, transport, source, caplog)
     assert f"{COLLECTOR} refused {APP}: " in stock_lines(caplog)
 
 
-def test_an_expired_identity_is_not_used(authority, try_to_export, sink, patience):
+def test_an_expired_identity_is_not_used(authority, try_to_export, sink):
     clock = datetime.now(UTC)
     identity = authority.identity(APP, lifetime=timedelta(minutes=5))
     with StaticSource(identity, clock=lambda: clock + timedelta(minutes=6)) as source:
-        stock, ours = try_to_export(source, timeout=patience)
+        stock, ours = try_to_export(source, timeout=4.0)
     assert f"the X509-SVID of {APP} expired " in stock
     assert any(f"the X509-SVID of {APP} expired " in line for line in ours)
     assert sink.counts.spans == 0
 
 
-def test_an_identity_that_is_not_there(exporters, endpoint, caplog, patience):
+def test_an_identity_that_is_not_there(exporters, endpoint, caplog):
     caplog.set_level(logging.INFO)
     with WorkloadApiServer.open() as agent:  # it answers "no identity issued"
         exporter = exporters.OTLPSpanExporter(
-            endpoint("traces"), spiffe_endpoint_socket=agent.endpoint, authorized_ids=COLLECTOR, timeout=patience
+            endpoint("traces"), spiffe_endpoint_socket=agent.endpoint, authorized_ids=COLLECTOR, timeout=4.0
         )
         assert export(exporter) is SpanExportResult.FAILURE
         exporter.shutdown()

@@ -7,6 +7,7 @@ trusted CA became 145), `trust_env` brings ``REQUESTS_CA_BUNDLE``, ``.netrc`` an
 
 from __future__ import annotations
 
+import math
 import os
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -67,7 +68,8 @@ def http_session(
         present_svid: False presents no certificate, to servers that ask for none.
         proxy: ``http://[user:password@]host[:port]`` for CONNECT, None for none; by default what ``HTTPS_PROXY``
             and ``NO_PROXY`` say about each host.
-        identity_timeout: seconds to wait for the source's first identity.
+        identity_timeout: seconds to wait for the source's first identity, and never more than a third of the
+            request's own timeout.
         pool_size: idle connections kept for each host.
 
     Raises:
@@ -119,7 +121,7 @@ class _SpiffeAdapter(HTTPAdapter):
         """Send one request once there is an identity; `verify` and `cert` are not looked at."""
         del verify, cert
         try:
-            self._source.wait(self._wait)
+            self._source.wait(min(self._wait, _share(timeout)))
             return super().send(request, stream=stream, timeout=timeout, verify=True, cert=None, proxies=proxies)
         except OtelSpiffeError as error:
             raise _as_requests(error, request) from error
@@ -149,17 +151,17 @@ class _SpiffeAdapter(HTTPAdapter):
     ) -> HTTPConnectionPool:
         """Return the pool of a request's host, behind the proxy that is named for it."""
         where, keywords = self.build_connection_pool_key_attributes(request, verify, cert)
-        proxy = self._proxy_for(request.url or "", where["host"] or "", proxies)
+        proxy = self._proxy_for(request.url or "", where["host"] or "", where["port"] or 443, proxies)
         manager = self.poolmanager if proxy is None else self._tunnel(proxy)
         return manager.connection_from_host(**where, pool_kwargs=keywords)
 
-    def _proxy_for(self, url: str, host: str, proxies: Any) -> Proxy | None:  # noqa: ANN401
+    def _proxy_for(self, url: str, host: str, port: int, proxies: Any) -> Proxy | None:  # noqa: ANN401
         asked = select_proxy(url, proxies)
         if asked:
             return parse_proxy(asked, setting="proxies")
         if not self._from_environment:
             return self._proxy
-        found = environment.https_proxy(host)
+        found = environment.https_proxy(host, port)
         return parse_proxy(found, setting="HTTPS_PROXY") if found else None
 
     def _tunnel(self, proxy: Proxy) -> PoolManager:
@@ -201,6 +203,12 @@ def _ours(manager: PoolManager) -> PoolManager:
     pools: dict[str, type[HTTPConnectionPool]] = {"https": SpiffeConnectionPool}  # and none for http
     manager.pool_classes_by_scheme = pools
     return manager
+
+
+def _share(timeout: Any) -> float:  # noqa: ANN401 -- seconds, a pair of them, urllib3's Timeout, or None
+    # A third: the stock exporter gives one attempt's timeout to two, and wants to say why before its own time is over.
+    connect = timeout[0] if isinstance(timeout, tuple) else getattr(timeout, "connect_timeout", timeout)
+    return 0.3 * connect if isinstance(connect, int | float) else math.inf
 
 
 class _NoPlaintext(BaseAdapter):

@@ -202,22 +202,11 @@ def refuse_where_it_cannot_work() -> None:
     """
     if sys.platform == "win32":
         raise InvalidConfiguration(
-            "gRPC over SPIFFE", "it needs Unix sockets, which Python does not have on Windows", fix=_USE_HTTP
+            "gRPC over SPIFFE",
+            "it needs Unix sockets, which Python does not have on Windows",
+            fix="use OTLP over HTTP (OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf)",
         )
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None and monkey.is_module_patched("threading"):
-        raise InvalidConfiguration("gRPC over SPIFFE", f"gevent {_GREENLETS}", fix=_USE_THREADS)
-    patcher = sys.modules.get("eventlet.patcher")
-    if patcher is not None and patcher.is_monkey_patched("thread"):
-        raise InvalidConfiguration("gRPC over SPIFFE", f"eventlet {_GREENLETS}", fix=_USE_THREADS)
-
-
-_USE_HTTP: Final = "use OTLP over HTTP (OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf)"
-_USE_THREADS: Final = "use real threads, for example gunicorn's gthread workers"
-_GREENLETS: Final = (
-    "has replaced this process's threads by greenlets: a gRPC call would stop the one thread on which the relay "
-    "that is to carry it should run"
-)
+    environment.refuse_green_threads("gRPC over SPIFFE")
 
 
 def _upstream(text: str) -> HostPort | str:
@@ -231,6 +220,6 @@ def _upstream(text: str) -> HostPort | str:
 
 def _proxy_for(target: HostPort, proxy: str | None) -> Proxy | None:
     if proxy == FROM_ENVIRONMENT:
-        url = environment.https_proxy(str(target))
+        url = environment.https_proxy(target.host, target.port)
         return parse_proxy(url, setting="HTTPS_PROXY") if url else None
     return parse_proxy(proxy) if proxy else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +49,7 @@ def choose_parties(keywords: dict[str, Any], leases: ExitStack) -> Parties:
     Raises:
         InvalidConfiguration: who we are or who the peer may be is not said, or not clearly.
     """
-    _refuse_green_threads()
+    environment.refuse_green_threads("SPIFFE exporters")
     ours, settings = take_keywords(keywords), environment.settings()
     authorize = choose_authorizer(ours, settings)
     for variable in settings.unknown:
@@ -61,23 +60,6 @@ def choose_parties(keywords: dict[str, Any], leases: ExitStack) -> Parties:
     given = choose_source(ours, settings)
     key = frozenset((name, one.value) for name, one in given.items())
     return Parties(leases.enter_context(_shared_sources.lease(key, lambda: _open(given))).value, authorize)
-
-
-def _refuse_green_threads() -> None:
-    # Measured with gevent 26.9: the Workload API's stream, and watchfiles, block the one thread that there is, and
-    # gevent's TLS sockets know no peer check.
-    for name, module, is_patched in (
-        ("gevent", "gevent.monkey", "is_module_patched"),
-        ("eventlet", "eventlet.patcher", "is_monkey_patched"),
-    ):
-        patcher = sys.modules.get(module)
-        if patcher is not None and any(getattr(patcher, is_patched)(each) for each in ("threading", "thread", "ssl")):
-            raise InvalidConfiguration(
-                f"SPIFFE exporters under {name}",
-                f"{name} has replaced this process's threads and TLS sockets, and identities could neither be "
-                "renewed nor peers be checked",
-                fix="use real threads, for example gunicorn's gthread workers",
-            )
 
 
 def refuse_stock_keywords(keywords: Mapping[str, Any], refused: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ from opentelemetry.exporter.otlp.proto.grpc import metric_exporter as _stock_met
 from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as _stock_traces
 
 from otel_spiffe.credentials import Relay
-from otel_spiffe.environment import GRPC_ENABLE_FORK_SUPPORT, grpc_fork_support
+from otel_spiffe.environment import GRPC_ENABLE_FORK_SUPPORT, grpc_fork_support, otlp_timeout
 from otel_spiffe.errors import InvalidConfiguration
 from otel_spiffe.exporters._endpoint import grpc_target
 from otel_spiffe.exporters._keywords import MetricKeywords, StockKeywords
@@ -56,6 +56,10 @@ class GrpcMetricKeywords(GrpcKeywords, MetricKeywords, total=False):
     """What the exporter of metrics takes beside `endpoint`."""
 
 
+_STOCK_TIMEOUT: Final = 10.0
+"""Seconds of an export where nothing else is said (OTLP Exporter Configuration)."""
+_IDENTITY_SECONDS: Final = 5.0
+_CONNECT_SECONDS: Final = 4.0
 _REFUSED: Final = {
     "insecure": "leave it out: there is no plaintext; use the stock exporter for a peer that has no SPIFFE ID",
     "credentials": "leave it out: the key comes from source=, the trust from its bundles and authorize=",
@@ -80,7 +84,8 @@ class _GrpcExporter:
         target = grpc_target(endpoint, self._spiffe_signal)
         with ExitStack() as leases:
             parties = choose_parties(given, leases)
-            relay = leases.enter_context(Relay.outbound(target, parties.source, authorize=parties.authorize))
+            limits = _limits(given.get("timeout") or otlp_timeout(self._spiffe_signal) or _STOCK_TIMEOUT)
+            relay = leases.enter_context(Relay.outbound(target, parties.source, authorize=parties.authorize, **limits))
             super().__init__(**_stock_arguments(given, relay))
             self._spiffe_leases = leases.pop_all()
 
@@ -137,6 +142,12 @@ class OTLPLogExporter(_GrpcExporter, _stock_logs.OTLPLogExporter):
     """
 
     _spiffe_signal = "logs"
+
+
+def _limits(timeout: float) -> dict[str, float]:
+    # Both together end before the export does: gRPC would say "Deadline Exceeded" in place of the relay's reason.
+    share = 0.4 * timeout
+    return {"identity_timeout": min(_IDENTITY_SECONDS, share), "connect_timeout": min(_CONNECT_SECONDS, share)}
 
 
 def _stock_arguments(given: Mapping[str, Any], relay: OutboundRelay) -> dict[str, Any]:
