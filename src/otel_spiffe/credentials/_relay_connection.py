@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from otel_spiffe.credentials._relay_answer import Refusal
 from otel_spiffe.credentials._relay_dial import unreachable
 from otel_spiffe.credentials._relay_lifetime import Lifetime
-from otel_spiffe.credentials._relay_pump import Pump
+from otel_spiffe.credentials._relay_pump import SETTLE, Pump
 from otel_spiffe.errors import OtelSpiffeError, PeerUnreachable, RefusedByPeer
 
 if TYPE_CHECKING:
@@ -28,11 +28,6 @@ _log = logging.getLogger("otel_spiffe.credentials")
 LINGER: Final = 1.0
 """Seconds that the server has to end the connection after the client has: gRPC's has nothing more to say."""
 
-SETTLE: Final = 0.25
-"""Seconds before a new connection is retired. grpcio 1.85.1 takes a GOAWAY that comes with the first SETTINGS for
-nothing: it keeps the connection, retries the next call on it for ever, and ends in a failed CHECK (memory_quota.cc)
-once that call's arena has 1 GiB."""
-
 
 class Connection:
     """A client's connection and the one to the server that belongs to it."""
@@ -48,7 +43,7 @@ class Connection:
         self._task: asyncio.Task[None] | None = None
         self._lifetime: Lifetime | None = None
         self._silence: asyncio.TimerHandle | None = None
-        self._settled = 0.0
+        self._refused_at = 0.0
         self._refused_with = 0
 
     def start(self) -> None:
@@ -58,20 +53,16 @@ class Connection:
     def retire(self, generation: int) -> None:
         """Have the client open a new connection for new calls, if this one is of an older generation."""
         if self._pump is not None and self._far is not None and self._far.generation < generation:
-            self._retire()
+            self._pump.retire()
         if self._refusal is not None and self._refused_with < generation:
             # What was refused may succeed with this identity.
-            self._loop.call_at(self._settled, self._refusal.leave)
-
-    def _retire(self) -> None:
-        if self._pump is not None:
-            self._loop.call_at(self._settled, self._pump.retire)
+            self._loop.call_at(self._refused_at + SETTLE, self._refusal.leave)
 
     def refuse(self, error: OtelSpiffeError, said: bytes | bytearray = b"") -> None:
         """Answer every call with `error`'s sentence."""
         self._home.report(error)
         self._refused_with = self._home.current_generation()
-        self._settled = self._loop.time() + SETTLE
+        self._refused_at = self._loop.time()
         self._refusal = Refusal(self._loop, self._near, str(error), ended=self.close)
         self._refusal.start(said)
 
@@ -112,9 +103,8 @@ class Connection:
         self._home.accepted(far)
         self._pump = Pump(self._loop, self._near, far, http2=True, replay=True, linger=LINGER, ended=self._on_end)
         self._pump.start()
-        self._settled = self._loop.time() + SETTLE
         if far.expires_at is not None:
-            self._lifetime = Lifetime(self._loop, far.expires_at, notice=self._retire, over=self._on_expiry)
+            self._lifetime = Lifetime(self._loop, far.expires_at, notice=self._pump.retire, over=self._on_expiry)
             self._lifetime.start()
         self._silence = self._loop.call_later(self._home.plan.connect_timeout, self._on_silence)
         self.retire(self._home.generation)

@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 
     from _typeshed import WriteableBuffer
 
-__all__ = ["FLOW_BYTES", "REPLAY_BYTES", "Flow", "Pump"]
+__all__ = ["FLOW_BYTES", "REPLAY_BYTES", "SETTLE", "Flow", "Pump"]
 
 FLOW_BYTES: Final = 131_072
 """Buffer of one direction: 2 to 3 reads for a 212 kB export; more measured no faster."""
 REPLAY_BYTES: Final = 65_536
 """Of what the client said before the server's first byte; the client is not read beyond that. grpc-core says
 about 100 bytes and waits."""
+SETTLE: Final = 0.25
+"""Seconds between the first frame for a client and a GOAWAY. grpcio 1.85.1 takes a GOAWAY that comes with the first
+SETTINGS for nothing: it keeps the connection, retries the next call on it for ever, and ends in a failed CHECK
+(memory_quota.cc) once that call's arena has 1 GiB."""
 _ROUNDS: Final = 16
 """Of reading and writing before other connections have their turn."""
 _AGAIN = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -118,10 +122,11 @@ class Pump:
         self._readers: set[socket.socket] = set()
         self._writers: set[socket.socket] = set()
         self._boundary = FrameBoundary() if http2 else None
-        self._retiring = False
+        self._retiring = self._settled = False
         self._closing = self._done = False
         self._broken: OSError | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._settling: asyncio.TimerHandle | None = None
         self.replay: bytearray | None = bytearray() if replay else None
         self.client_left = False
 
@@ -130,15 +135,19 @@ class Pump:
         self._turn()
 
     def retire(self) -> None:
-        """Tell an HTTP/2 client by GOAWAY to open a new connection for new calls; calls under way go on."""
+        """Tell an HTTP/2 client by GOAWAY to open a new connection for new calls; calls under way go on.
+
+        It is told `SETTLE` after the server's first frame at the soonest, however late that comes.
+        """
         self._retiring = self._boundary is not None
         self._turn()
 
     def stop(self) -> None:
         """Watch neither socket any more; `ended` is not called."""
         self._done = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._settling):
+            if timer is not None:
+                timer.cancel()
         for connection in tuple(self._readers):
             self._watch(connection, self._readers, self._turn, wanted=False)
         for connection in tuple(self._writers):
@@ -183,7 +192,7 @@ class Pump:
             if n > 0:
                 self.replay = None
                 self._follow()
-        if self._retiring and self._back.empty and self._boundary is not None and self._boundary.here:
+        if self._announcing and self._back.empty and self._boundary is not None and self._boundary.here:
             self._announce(0)
         if not self._back.empty:
             moved = self._back.drain(self._near.send) or moved
@@ -193,8 +202,21 @@ class Pump:
         if self._boundary is None:
             return
         place = self._boundary.feed(self._back.pending)
-        if self._retiring and place >= 0:
+        if place < 0:
+            return
+        if self._settling is None:
+            self._settling = self._loop.call_later(SETTLE, self._settle)
+        if self._announcing:
             self._announce(place)
+
+    def _settle(self) -> None:
+        self._settled = True
+        if self._retiring:
+            self._turn()
+
+    @property
+    def _announcing(self) -> bool:
+        return self._retiring and self._settled
 
     def _announce(self, offset: int) -> None:
         self._back.insert(offset, GOAWAY)
