@@ -20,6 +20,7 @@ sys.path.insert(0, str(HERE))
 os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/sbin"  # where Debian has nginx and HAProxy
 
 import peerlib  # noqa: E402 -- from the folder beside this file
+from peerlib import reports  # noqa: E402
 from peerlib.build import PEERS  # noqa: E402
 
 _failed: dict[str, str] = {}
@@ -28,6 +29,7 @@ _failed: dict[str, str] = {}
 def pytest_configure(config):
     config.addinivalue_line("markers", "peer(name, what): a row of docs/compatibility.md")
     config.addinivalue_line("markers", "builds(*names): Go modules that the test needs")
+    config.pluginmanager.register(reports)
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -87,17 +89,6 @@ def spire(short_folder):
     spire = peerlib.start_spire(short_folder(), "prod.example")
     yield spire
     spire.stop()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item):
-    """Show the logs of the peers that a failed test used."""
-    report = yield
-    if report.failed:
-        for name, value in getattr(item, "funcargs", {}).items():
-            if isinstance(log := getattr(value, "log", None), str) and log:
-                report.sections.append((f"log of {name}", log))
-    return report
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from peerlib import Collector, PlainSink, Process, SpiffeHelper, Telemetrygen, start_spire, write_material
+from peerlib.reports import ACCOUNT
 
 from otel_spiffe.credentials import Relay
 from otel_spiffe.exporters import grpc as over_grpc
@@ -195,7 +196,7 @@ def test_zero_code(collector, sink, site, tmp_path, protocol):
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])
-def test_nothing_acknowledged_is_lost_while_it_is_restarted(collector, sink, app, row, how):
+def test_nothing_acknowledged_is_lost_while_it_is_restarted(collector, sink, app, row, record_property, how):
     """Two restarts under the load of two exporters: what `export` called a success has arrived."""
     with _Load(collector, app) as load:
         for _ in range(2):
@@ -203,10 +204,12 @@ def test_nothing_acknowledged_is_lost_while_it_is_restarted(collector, sink, app
             collector.kill() if how == "killed" else collector.stop()
             collector.start()
         load.wait_for_acknowledged(20)
-    _account(load, sink, row, f"{how} and started again under load, twice")
+    _account(load, sink, row, record_property, f"{how} and started again under load, twice")
 
 
-def test_nothing_acknowledged_is_lost_while_its_files_are_replaced(collector, helper, sink, app, row, eventually):
+def test_nothing_acknowledged_is_lost_while_its_files_are_replaced(
+    collector, helper, sink, app, row, eventually, record_property
+):
     """Spiffe-helper replaces key, certificate and bundle twice, and our side rotates as often."""
     serials, certificates = set(), set()
 
@@ -219,15 +222,15 @@ def test_nothing_acknowledged_is_lost_while_its_files_are_replaced(collector, he
         eventually(replaced)
         load.wait_for_acknowledged(20)
     unsubscribe()
-    _account(load, sink, row, "its files replaced under load, twice and more")
+    _account(load, sink, row, record_property, "its files replaced under load, twice and more")
 
 
-def _account(load, sink, row, what):
-    """Print what was sent, acknowledged and received, and claim that nothing acknowledged is missing."""
+def _account(load, sink, row, record_property, what):
+    """Have the run print what was sent, acknowledged and received; claim that nothing acknowledged is missing."""
     received = {span.name for span in sink.spans}
     lost = load.acknowledged - received
     counts = f"{len(load.sent)} sent, {len(load.acknowledged)} acknowledged, {len(received)} received"
-    sys.stderr.write(f"\n{what}: {counts}, {len(lost)} acknowledged and missing\n")
+    record_property(ACCOUNT, f"{PEER}, {what}: {counts}, {len(lost)} acknowledged and missing")
     assert not lost
     row(PEER, what, "nothing acknowledged is missing")
 

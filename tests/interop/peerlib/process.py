@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import threading
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-__all__ = ["Process", "free_port"]
+__all__ = ["Process", "free_port", "started"]
 
 READY = 60.0
 """Seconds until a peer must say that it is ready; a busy machine is slow."""
 
 _KEEP = 200
+
+started: deque[Process] = deque(maxlen=16)
+"""The programs that were started last, for a failure's report: also those that nothing else holds any more."""
 
 
 def free_port() -> int:
@@ -64,6 +68,7 @@ class Process:
             self._process.stdin.flush()  # and stays open
         self._reader = threading.Thread(target=self._read, name=f"log of {name}", daemon=True)
         self._reader.start()
+        started.append(self)
 
     @property
     def pid(self) -> int:
