@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import base64
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -102,6 +102,24 @@ class TestAuthorities:
         broken = der.replace(b"\x30\x03\x01\x01\xff", b"\x30\x03\x01\x02\xff")  # basicConstraints
         assert broken != der
         with pytest.raises(InvalidIdentity, match="the extensions of 'CN=root' cannot be read"):
+            bundle_from_der(TD, broken)
+
+    @pytest.mark.parametrize(
+        ("part", "old", "new", "which"),
+        [
+            ("issuer", b"\x0c\x04root", b"\x0c\x04roo\xff", 0),
+            ("subject", b"\x0c\x04root", b"\x0c\x04roo\xff", 1),
+            ("key", bytes.fromhex("03420004"), bytes.fromhex("03420005"), 0),
+            ("notBefore", b"\x18\x0f2060", b"\x18\x0f0000", 0),
+            ("notAfter", b"\x18\x0f2060", b"\x18\x0f0000", 1),
+        ],
+    )
+    def test_a_certificate_of_which_a_part_cannot_be_read_is_refused(self, mint, part, old, new, which):
+        """One such authority, and OpenSSL refuses all that it is given with it."""
+        der = mint.ca(start=datetime(2060, 1, 1, tzinfo=UTC), end=datetime(2060, 1, 2, tzinfo=UTC))
+        pieces = der.certificate.public_bytes(Encoding.DER).split(old)
+        broken = old.join(pieces[: which + 1]) + new + old.join(pieces[which + 1 :])
+        with pytest.raises(InvalidIdentity, match=rf"bundle of prod\.example: the {part} of .* cannot be read"):
             bundle_from_der(TD, broken)
 
     def test_a_certificate_whose_key_cannot_be_read_is_refused_in_jwks(self, root, entry):

@@ -44,6 +44,14 @@ __all__ = [
 _X509_SVID = "x509-svid"  # X509-SVID 6.1
 _MAX_SEQUENCE = 2**64 - 1  # Trust Domain and Bundle 4.1.1
 _PARAMETERS = {"EC": ("x", "y"), "RSA": ("n", "e")}  # RFC 7518 6.2.1, 6.3.1: unsigned integers
+_PARTS: dict[str, Callable[[x509.Certificate], object]] = {
+    "extensions": is_ca,
+    "subject": lambda certificate: certificate.subject,
+    "issuer": lambda certificate: certificate.issuer,
+    "key": lambda certificate: certificate.public_key(),
+    "notBefore": lambda certificate: certificate.not_valid_before_utc,
+    "notAfter": lambda certificate: certificate.not_valid_after_utc,
+}
 _CURVES = {"secp256r1": ("P-256", 32), "secp384r1": ("P-384", 48), "secp521r1": ("P-521", 66)}  # RFC 7518 6.2.1
 
 
@@ -166,12 +174,15 @@ def _bundle(
 
 
 def _check_authority(certificate: x509.Certificate, *, what: str) -> None:
+    # pyca reads each part when it is first asked for. What it cannot read would fail later, where nobody expects it,
+    # and OpenSSL then refuses all the authorities that it is given with this one: no handshake would succeed.
+    for part, read in _PARTS.items():
+        try:
+            read(certificate)
+        except UNREADABLE as error:
+            raise InvalidIdentity(what, f"the {part} of {name_of(certificate)!r} cannot be read: {error}") from error
     # A leaf among the anchors would be a chain of length 1 that every path validation accepts.
-    try:
-        issues = is_ca(certificate)
-    except UNREADABLE as error:
-        raise InvalidIdentity(what, f"the extensions of {name_of(certificate)!r} cannot be read: {error}") from error
-    if not issues:
+    if not is_ca(certificate):
         raise InvalidIdentity(
             what,
             f"{name_of(certificate)!r} is no CA certificate: its basicConstraints lack cA=true (X509-SVID 4.1)",
