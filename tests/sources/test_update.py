@@ -7,7 +7,11 @@ import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -280,6 +284,63 @@ def test_a_limit_that_takes_nothing_is_refused(name):
 def test_a_revocation_list_that_cannot_be_read_discards_the_update(good):
     problem = refused(X509SvidResponse(svids=(good,), crl=(b"garbage",)))
     assert "a revocation list cannot be read" in problem.reason
+
+
+def test_a_revocation_list_of_no_known_version_discards_the_update(good, spiffe_own_ca):
+    spiffe_own_ca.revoke(spiffe_own_ca.issue("spiffe://test.example/db"))
+    (crl,) = (each.public_bytes(Encoding.DER) for each in spiffe_own_ca.crls)
+    problem = refused(X509SvidResponse(svids=(good,), crl=(crl.replace(b"\x02\x01\x01", b"\x02\x01\x04", 1),)))
+    assert "a revocation list cannot be read: 4 is not a valid CRL version" in problem.reason
+
+
+def der(tag, content):
+    length = len(content)
+    octets = length.to_bytes((length.bit_length() + 7) // 8, "big")
+    return tag + (bytes([length]) if length < 128 else bytes([128 + len(octets)]) + octets) + content
+
+
+def unreadable_list(ca, old, new):
+    """A revocation list with something in it that pyca loads and cannot read, under a signature that is right."""
+    key = ca._signers[0].key
+    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "somebody")])
+    builder = x509.CertificateRevocationListBuilder().issuer_name(issuer).last_update(datetime(2026, 1, 1, tzinfo=UTC))
+    body = builder.next_update(datetime(2060, 1, 1, tzinfo=UTC)).sign(key, hashes.SHA256()).tbs_certlist_bytes
+    assert old in body
+    body = body.replace(old, new)
+    signature = b"\0" + key.sign(body, ec.ECDSA(hashes.SHA256()))
+    ecdsa_with_sha256 = bytes.fromhex("300a06082a8648ce3d040302")
+    return der(b"\x30", body + ecdsa_with_sha256 + der(b"\x03", signature))
+
+
+UNREADABLE = [(b"somebody", b"somebod\xff"), (b"\x18\x0f2060", b"\x18\x0f0000")]
+
+
+@pytest.mark.parametrize(("old", "new"), UNREADABLE)
+def test_a_federated_revocation_list_that_cannot_be_read_costs_only_its_own_domain(good, spiffe_federated_ca, old, new):
+    federated = {"federated.example": bundle_to_der(spiffe_federated_ca.bundle), "other.example": b""}
+    crl = unreadable_list(spiffe_federated_ca, old, new)
+    response = X509SvidResponse(svids=(good,), federated_bundles=federated, crl=(crl,))
+    bundles, reason = flawed(response)
+    assert bundles == {"test.example", "other.example"}
+    assert "the revocation list of federated.example cannot be read" in reason
+    assert parsed(response)[0].crls == ()
+
+
+@pytest.mark.parametrize(("old", "new"), UNREADABLE)
+def test_our_own_revocation_list_that_cannot_be_read_discards_the_update(spiffe_own_ca, old, new):
+    own = message(spiffe_own_ca.issue("spiffe://test.example/app"), spiffe_own_ca.bundle)
+    problem = refused(X509SvidResponse(svids=(own,), crl=(unreadable_list(spiffe_own_ca, old, new),)))
+    assert "our own trust domain's revocation list cannot be read" in problem.reason
+
+
+@pytest.mark.parametrize(("old", "new"), UNREADABLE)
+def test_an_unreadable_revocation_list_of_nobody_is_left_out(good, spiffe_own_ca, old, new):
+    response = X509SvidResponse(
+        svids=(good,), federated_bundles={"other.example": b""}, crl=(unreadable_list(spiffe_own_ca, old, new),)
+    )
+    identity = taken(response)
+    assert {each.name for each in identity.bundles} == {"test.example", "other.example"}
+    assert identity.crls == ()
 
 
 @given(st.binary(max_size=200))

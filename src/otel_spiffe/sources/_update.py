@@ -3,15 +3,14 @@
 
 Each response is the whole state (SPIFFE Workload API 4.3): what it does not say is not so any more. One X509-SVID
 of several that breaks its standard, the bundle of one, or a revocation list, discards all of it (4.5), so nobody
-runs on half of an update. A federated bundle is another domain's word, which must not be able to stop our own
-renewal: a broken one costs only itself, and the peers of its domain are trusted no more.
+runs on half of an update. A federated bundle, and a revocation list that one of its authorities signed, is another
+domain's word, which must not be able to stop our own renewal: a broken one costs only itself, and the peers of its
+domain are trusted no more.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-from cryptography import x509
 
 from otel_spiffe.errors import InvalidIdentity
 from otel_spiffe.identity import (
@@ -26,6 +25,7 @@ from otel_spiffe.identity import (
     x509_svid,
 )
 from otel_spiffe.sources._choose import check_not_expired, choose
+from otel_spiffe.sources._crls import readable_lists
 from otel_spiffe.sources._fault import BadUpdate, Fault, flaw_of
 
 if TYPE_CHECKING:
@@ -57,8 +57,9 @@ def identity_from_response(
     chosen = choose(picker, svids)
     check_not_expired(chosen, now)
     federated, flaws = _federated(response.federated_bundles, limits)
-    identity = Identity(chosen=chosen, svids=svids, bundles=federated | bundles, crls=tuple(map(_crl, response.crl)))
-    return identity, flaw_of(flaws)
+    crls, unheld, more = readable_lists(response.crl, own=bundles, federated=federated)
+    kept = {domain: bundle for domain, bundle in federated.items() if domain not in unheld}
+    return Identity(chosen=chosen, svids=svids, bundles=kept | bundles, crls=crls), flaw_of([*flaws, *more])
 
 
 def _check_limits(response: X509SvidResponse, limits: Limits) -> None:
@@ -149,11 +150,3 @@ def _trust_domain(name: str) -> TrustDomain:
     if spiffe_id.path:
         raise InvalidIdentity(f"trust domain ID {name[:200]!r}", "it has a path (SPIFFE-ID 2.2)")
     return spiffe_id.trust_domain
-
-
-def _crl(data: bytes) -> x509.CertificateRevocationList:
-    try:
-        return x509.load_der_x509_crl(data)
-    except ValueError as error:
-        # Without it a revoked peer would be let in, so the update before it is the safer one.
-        raise BadUpdate(Fault.INVALID_UPDATE, f"a revocation list cannot be read: {error}") from error
