@@ -208,6 +208,13 @@ def test_a_closed_cell_gives_out_nothing_and_may_be_closed_again(cell, identity)
     cell.subscribe(pytest.fail)
 
 
+def test_what_comes_after_the_close_is_not_kept(cell, identity):
+    cell.close()
+    assert not cell.put(identity)
+    assert cell._state.identity is None
+    assert cell.health().generation == 0
+
+
 def test_a_dead_keeper_is_not_ready(clock, identity):
     cell = Cell("the source", clock=clock, alive=lambda: False)
     cell.put(identity)

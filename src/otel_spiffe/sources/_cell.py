@@ -85,6 +85,8 @@ class Cell:
         """
         with self._changed:
             before = self._state
+            if before.closed:
+                return False  # it came while the source was being closed; nobody is to hold its key any more
             changed = before.identity is None or not same(before.identity, identity)
             self._state = dataclasses.replace(
                 before,
