@@ -26,6 +26,7 @@ from otel_spiffe.sources import (
     FileSource,
     Layout,
     Limits,
+    _files,
 )
 
 APP = "spiffe://prod.example/app"
@@ -357,6 +358,21 @@ def test_a_broken_bundle_of_our_own_trust_domain_is_not_left_out(tmp_path, ca, w
     watched.problem("is no CA certificate")
     with pytest.raises(SourceUnavailable, match=r"prod\.example\.pem"):
         watched.source.identity()
+
+
+def test_a_bug_of_ours_is_told_by_the_health_and_the_files_are_looked_at_again(tmp_path, ca, watch, monkeypatch):
+    def broken(*_arguments, **_keywords):
+        raise ZeroDivisionError("oh")
+
+    write_set(tmp_path, ca.issue(APP), ca.bundle)
+    watched = watch(tmp_path)
+    watched.next()
+    renewed = ca.issue(APP)
+    with monkeypatch.context() as patch:
+        patch.setattr(_files, "identity_from_files", broken)
+        write_set(tmp_path, renewed, ca.bundle)
+        watched.problem("which is a bug: ZeroDivisionError: oh")
+    assert watched.next().svid.leaf == renewed.leaf
 
 
 def test_a_key_that_everybody_can_read_is_warned_of_once(tmp_path, ca, watch, caplog):

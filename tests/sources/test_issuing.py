@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import queue
 import threading
@@ -74,12 +75,13 @@ def test_it_is_renewed_at_two_thirds_of_its_life(issuer, opened, clock):
     assert issuer.calls.empty()
 
 
-def test_what_the_issuer_raises_is_reported_and_it_is_asked_again(issuer, clock):
-    issuer.error = RuntimeError("the HSM is asleep")
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit, asyncio.CancelledError])
+def test_what_the_issuer_raises_is_reported_and_it_is_asked_again(issuer, clock, error):
+    issuer.error = error("the HSM is asleep")
     with IssuingSource.open(issuer, clock=clock, backoff=QUICK) as source:
         for _ in range(3):
             issuer.calls.get(timeout=PATIENCE)
-        with pytest.raises(SourceUnavailable, match="RuntimeError: the HSM is asleep"):
+        with pytest.raises(SourceUnavailable, match=f"{error.__name__}: the HSM is asleep"):
             source.identity()
         assert source.health().failures
         issuer.error = None

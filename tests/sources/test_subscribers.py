@@ -91,13 +91,14 @@ def test_a_slow_subscriber_misses_intermediate_generations_and_delays_nobody(cel
     assert slow.generations == [1, 6]
 
 
-def test_a_subscriber_that_raises_is_logged_and_heard_again_and_stops_nobody(cell, spiffe_identity, caplog):
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+def test_a_subscriber_that_raises_is_logged_and_heard_again_and_stops_nobody(cell, spiffe_identity, caplog, error):
     caplog.set_level(logging.ERROR, logger="otel_spiffe.sources")
     bad, good = Heard(), Heard()
 
     def broken(identity):
         bad(identity)
-        raise ValueError("broken")
+        raise error("broken")
 
     cell.subscribe(broken)
     cell.subscribe(good)

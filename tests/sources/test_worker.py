@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 
@@ -28,7 +29,7 @@ class Turns:
         self.suppressed.append(get_value(_SUPPRESS_INSTRUMENTATION_KEY))
         if self.delays:
             delay = self.delays.pop(0)
-            if isinstance(delay, Exception):
+            if isinstance(delay, BaseException):
                 raise delay
             return delay
         if not self.worker.interrupted:
@@ -125,10 +126,11 @@ def test_a_worker_that_parks_itself_goes_on():
     assert parked == [True]
 
 
-def test_a_bug_in_a_turn_is_logged_and_does_not_end_the_worker(turns, monkeypatch, caplog):
+@pytest.mark.parametrize("bug", [ZeroDivisionError, SystemExit, asyncio.CancelledError])
+def test_a_bug_in_a_turn_is_logged_and_does_not_end_the_worker(turns, monkeypatch, caplog, bug):
     monkeypatch.setattr(_worker, "_AFTER_A_BUG", 0.0)
     caplog.set_level(logging.ERROR, logger="otel_spiffe.sources")
-    turns.delays = [ZeroDivisionError("bug")]
+    turns.delays = [bug("bug")]
     turns.worker.start()
     turns.wait_for_turn()
     turns.wait_for_turn()

@@ -20,7 +20,7 @@ from otel_spiffe.ca._answers import svids_response
 from otel_spiffe.errors import IdentityExpired, InvalidConfiguration, SourceUnavailable
 from otel_spiffe.identity import Source
 from otel_spiffe.rotation import Backoff
-from otel_spiffe.sources import Limits, WorkloadApiSource
+from otel_spiffe.sources import Limits, WorkloadApiSource, _workload_api
 from otel_spiffe.testing import FaultyWorkloadApi
 
 LONG = 30  # seconds: more than any machine needs
@@ -184,6 +184,25 @@ def test_a_bad_update_is_reported_and_the_same_stream_goes_on(
     assert generation(source, 2)
     with pytest.raises(TimeoutError):
         spiffe_workload_api.wait_for_streams(1, opened=2, timeout=0)
+
+
+@pytest.mark.parametrize("bug", [ZeroDivisionError, type("PanicException", (BaseException,), {})])
+def test_a_bug_of_ours_is_told_by_the_health_and_the_same_stream_goes_on(
+    open_source, spiffe_workload_api, spiffe_identity, monkeypatch, bug
+):
+    def broken(*_arguments, **_keywords):
+        raise bug("oh")
+
+    source = open_source()
+    source.wait(LONG)
+    with monkeypatch.context() as patch:
+        patch.setattr(_workload_api, "identity_from_response", broken)
+        spiffe_workload_api.serve(spiffe_identity("/app"))
+        health = until(source, lambda health: health.failures > 0)
+    assert f"which is a bug: {bug.__name__}: oh" in health.problem
+    spiffe_workload_api.serve(spiffe_identity("/app"))
+    assert generation(source, 2)
+    assert spiffe_workload_api.streams == 1
 
 
 def test_a_broken_federated_bundle_does_not_stop_our_own_renewal(open_source, spiffe_workload_api, spiffe_identity):

@@ -44,7 +44,7 @@ def choose(picker: Picker, svids: Sequence[X509Svid]) -> X509Svid:
         chosen = picker(svids)
     except BadUpdate:
         raise
-    except Exception as error:  # a picker is foreign code
+    except BaseException as error:  # a picker is foreign code, and may exit or cancel
         raise BadUpdate(Fault.PICKER, f"the picker raised {type(error).__name__}: {error}") from error
     if not any(chosen is each for each in svids):
         what = "none" if chosen is None else f"{chosen!r}, which is not among them"

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from otel_spiffe.errors import OtelSpiffeError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
-__all__ = ["BadUpdate", "Fault", "Problem", "flaw_of"]
+__all__ = ["BadUpdate", "Fault", "Problem", "flaw_of", "nothing_unexpected"]
+
+_log = logging.getLogger("otel_spiffe.sources")
 
 
 class Fault(enum.StrEnum):
@@ -58,6 +62,26 @@ class BadUpdate(OtelSpiffeError):
     def __init__(self, fault: Fault, reason: str, *, fix: str = "") -> None:
         self.problem = Problem(fault=fault, reason=reason, fix=fix)
         super().__init__(str(self.problem))
+
+
+@contextlib.contextmanager
+def nothing_unexpected() -> Generator[None]:
+    """Make a `BadUpdate` of whatever else is raised inside, so that the health tells of a bug.
+
+    Raises:
+        BadUpdate: as it was raised inside, or in place of anything else.
+    """
+    try:
+        yield
+    except (BadUpdate, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a panic of pyca's Rust side is no Exception
+        _log.debug("the update that could not be taken", exc_info=error)
+        raise BadUpdate(
+            Fault.INVALID_UPDATE,
+            f"it could not be taken, which is a bug: {type(error).__name__}: {error}",
+            fix="report it with the traceback in the log at level DEBUG",
+        ) from error
 
 
 def flaw_of(flaws: Sequence[str]) -> Problem | None:

@@ -13,7 +13,7 @@ from otel_spiffe.errors import InvalidConfiguration
 from otel_spiffe.identity import parse_trust_domain
 from otel_spiffe.sources._base import CellSource
 from otel_spiffe.sources._cell import Cell, utc_now
-from otel_spiffe.sources._fault import BadUpdate, Fault
+from otel_spiffe.sources._fault import BadUpdate, Fault, nothing_unexpected
 from otel_spiffe.sources._file_set import identity_from_files
 from otel_spiffe.sources._limits import DEFAULT_LIMITS, Limits
 from otel_spiffe.sources._paths import Paths, paths_of
@@ -189,15 +189,15 @@ class FileSource(CellSource):
 
     def _look(self, stop: threading.Event) -> None:
         try:
-            files = self._settled(stop)
-            if files is None:
-                return
-            identity, flaw = identity_from_files(files, trust_domain=self._trust_domain, now=self._clock())
+            with nothing_unexpected():
+                files = self._settled(stop)
+                if files is None:
+                    return
+                identity, flaw = identity_from_files(files, trust_domain=self._trust_domain, now=self._clock())
+                self._warn_of_open_key(files)
+                self._cell.put(identity, flaw=flaw)
         except BadUpdate as bad:
             self._cell.fail(bad.problem)
-            return
-        self._warn_of_open_key(files)
-        self._cell.put(identity, flaw=flaw)
 
     def _settled(self, stop: threading.Event) -> FileSet | None:
         """Return the set once it is at rest, None when it is time to end."""

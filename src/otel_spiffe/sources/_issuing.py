@@ -121,7 +121,7 @@ class IssuingSource(CellSource):
     def _issued(self) -> Identity:
         try:
             issued = cast("object", self._issue())  # the issuer is foreign code
-        except Exception as error:
+        except BaseException as error:  # sys.exit and asyncio's CancelledError too, or nobody would ask it again
             raise BadUpdate(Fault.ISSUANCE, f"it raised {type(error).__name__}: {error}") from error
         if not isinstance(issued, Identity):
             raise BadUpdate(Fault.ISSUANCE, f"it returned {type(issued).__name__}, which is no Identity")

@@ -12,7 +12,7 @@ from otel_spiffe.identity import Identity, X509Bundle, bundle_from_der, x509_svi
 from otel_spiffe.sources._base import CellSource
 from otel_spiffe.sources._cell import Cell, utc_now
 from otel_spiffe.sources._choose import check_not_expired
-from otel_spiffe.sources._fault import BadUpdate, Fault, Problem, flaw_of
+from otel_spiffe.sources._fault import BadUpdate, Fault, Problem, flaw_of, nothing_unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -88,8 +88,9 @@ class SpiffeSource(CellSource):
 
     def _take(self) -> None:
         try:
-            identity, flaw = self._identity()
-            self._cell.put(identity, flaw=flaw)
+            with nothing_unexpected():
+                identity, flaw = self._identity()
+                self._cell.put(identity, flaw=flaw)
         except BadUpdate as bad:
             self._cell.fail(bad.problem)
 

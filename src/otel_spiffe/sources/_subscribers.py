@@ -125,7 +125,7 @@ class Subscribers:
         subscriber.seen = identity.generation
         try:
             subscriber.callback(identity)
-        except Exception:  # noqa: BLE001 -- foreign code, in this thread's outermost frame
+        except BaseException:  # noqa: BLE001 -- foreign code, in this thread's outermost frame; it may exit or cancel
             _log.exception(
                 "%s: subscriber %r failed at generation %d", self._name, subscriber.callback, identity.generation
             )

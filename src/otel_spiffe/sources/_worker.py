@@ -132,7 +132,7 @@ class Worker:
     def _guarded_turn(self) -> float | None:
         try:
             return self._turn()
-        except Exception:  # noqa: BLE001 -- the thread's outermost frame: a source must not die of a bug
+        except BaseException:  # noqa: BLE001 -- the thread's outermost frame: a source must not die of a bug
             _log.exception("%s failed, which is a bug; it goes on in %g s", self._name, _AFTER_A_BUG)
             return _AFTER_A_BUG
 

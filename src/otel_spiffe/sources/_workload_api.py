@@ -14,7 +14,7 @@ from otel_spiffe.sources._base import CellSource
 from otel_spiffe.sources._cell import Cell, utc_now
 from otel_spiffe.sources._choose import picker_for
 from otel_spiffe.sources._endpoint import Endpoint, parse_endpoint
-from otel_spiffe.sources._fault import BadUpdate, Fault
+from otel_spiffe.sources._fault import BadUpdate, Fault, nothing_unexpected
 from otel_spiffe.sources._limits import DEFAULT_LIMITS, Limits
 from otel_spiffe.sources._retry import Retry, Stop, StreamEnd
 from otel_spiffe.sources._stream import Stream
@@ -176,8 +176,9 @@ class WorkloadApiSource(CellSource):
 
     def _take(self, data: bytes) -> None:
         try:
-            identity, flaw = self._identity(data)
-            self._cell.put(identity, flaw=flaw)
+            with nothing_unexpected():
+                identity, flaw = self._identity(data)
+                self._cell.put(identity, flaw=flaw)
         except BadUpdate as bad:
             self._cell.fail(bad.problem)  # what it held stays, and so does the stream
 
