@@ -96,6 +96,9 @@ class PrivateListener:
             # By the descriptor, so that a long TMPDIR does not meet the limit on a socket's path.
             listener.bind(f"/proc/self/fd/{inside}/s")
             self._slot = os.open("s", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=inside)
+            # connect() asks for the right to write, also after this process has given up root. Through the descriptor:
+            # this is the inode that was opened, whoever stands under its name by now.
+            Path(f"/proc/self/fd/{self._slot}").chmod(0o666)  # no name leads there, and `peer_pid` guards it
         except FileNotFoundError:
             return False
         finally:
