@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -63,15 +64,34 @@ def test_its_client_and_our_server_know_each_other(go_spiffe, source, theirs, ve
     assert (answer["peer"], answer["answer"], answer["tls"]) == (US, f"{GO} hello", f"TLS {version}")
 
 
-@pytest.mark.peer(PEER, "ALPN, both ways")
+@pytest.mark.peer(PEER, "ALPN, both ways: one protocol in common, none in common")
 def test_alpn_is_agreed(go_spiffe, source, theirs):
-    ours = server_context(source, authorize=authorize_any())
-    ours.set_alpn_protocols(["b", "c"])
-    with EchoServer(ours) as server:
-        answer = go_spiffe.call(
-            "dial", identity=theirs, authorize={"any": True}, address=server.address, alpn=["a", "b"]
-        )
-    assert answer["alpn"] == "b"
+    """Where the two have none in common a Go server ends the handshake (RFC 7301 3.2), a Python server does not."""
+
+    def ours(make, protocols):
+        context = make(source, authorize=authorize_any())
+        context.set_alpn_protocols(protocols)
+        return context
+
+    dials = {"identity": theirs, "authorize": {"any": True}}
+    with EchoServer(ours(server_context, ["b", "c"])) as server:
+        assert go_spiffe.call("dial", address=server.address, alpn=["a", "b"], **dials)["alpn"] == "b"
+        assert not go_spiffe.call("dial", address=server.address, alpn=["a"], **dials)["alpn"]
+    with go_spiffe.serve(alpn=["b", "c"], **dials) as server:
+        assert _alpn(ours(client_context, ["a", "b"]), server.address) == "b"
+        assert server.handshake()["peer"] == US
+        with pytest.raises(OSError, match=r"(?i)no_application_protocol|no application protocol"):
+            _alpn(ours(client_context, ["a"]), server.address)
+        assert "client requested unsupported application protocols" in server.handshake()["error"]
+
+
+def _alpn(context, address):
+    host, _, port = address.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=30) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as secured,
+    ):
+        return secured.selected_alpn_protocol()
 
 
 @pytest.mark.peer(PEER, "intermediate authorities in the chain, both ways")

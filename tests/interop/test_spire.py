@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from datetime import UTC, datetime
 
 import pytest
 from peerlib import Agent, Server, SpiffeHelper, start_spire
@@ -140,13 +141,20 @@ def test_entries_come_and_go(spire, entries, eventually):
 
 @pytest.mark.peer(PEER, "withdrawn identities: kept until they expire where the policy says so")
 def test_a_withdrawn_identity_can_be_kept(spire, entries, eventually):
-    number = entries("/kept")
+    """It is there when SPIRE has said that there is none, handshakes go on, and at its end it is refused as expired."""
+    number = entries("/kept", ttl=30)
+    me = "spiffe://prod.example/kept"
     with _open(spire.agent, on_withdrawal="keep") as source:
-        eventually(lambda: _ids(source) == ["spiffe://prod.example/kept"])
+        eventually(lambda: _ids(source) == [me])
         spire.server.delete_entry(number)
         eventually(lambda: "no identity issued" in source.health().problem)
-        with contextlib.suppress(IdentityExpired):  # a slow machine got here after its end
-            assert str(source.identity().svid.id) == "spiffe://prod.example/kept"
+        kept = source.identity()
+        with EchoServer(server_context(source, authorize=authorize_id(me))) as server:
+            assert str(dial(client_context(source, authorize=authorize_id(me)), server.address)[0]) == me
+        eventually(lambda: _expired(source), seconds=90)
+        assert datetime.now(UTC) > kept.svid.expires_at
+        with pytest.raises(IdentityExpired, match=rf"X509-SVID of {me} expired \d+ s ago"):
+            source.identity()
 
 
 @pytest.mark.peer(PEER, "agent started after us, killed, and started again")

@@ -9,10 +9,15 @@ from datetime import timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from peerlib import GoSpiffeError, SpiffeHelper, binary
 from peerlib.echo import dial
-from spiffe import X509Source
+from spiffe import WorkloadApiClient, X509Source
 
 from otel_spiffe.ca import WorkloadApiServer
 from otel_spiffe.credentials import client_context
@@ -84,21 +89,44 @@ def test_go_spiffe_source_ends_at_the_last_of_many_pushes(go_spiffe, spiffe_ca, 
         go_spiffe.call("close", name=name)
 
 
-@pytest.mark.peer("spiffe (Python)", "our WorkloadApiServer: X509Source has every field and follows pushes")
-def test_the_spiffe_package_follows(several, spiffe_ca, eventually):
+@pytest.mark.peer("spiffe (Python)", "our WorkloadApiServer: SVIDs, chains, keys, bundles, federated bundles")
+def test_the_spiffe_package_reads_what_we_serve(several):
+    with WorkloadApiServer.open(identity=several) as server, WorkloadApiClient(server.endpoint) as client:
+        context = client.fetch_x509_context()
+    found = [(str(svid.spiffe_id), tuple(svid.cert_chain), _secret(svid)) for svid in context.x509_svids]
+    assert found == [(str(svid.id), svid.chain, _secret(svid)) for svid in several.svids]
+    assert _authorities(context) == {name.name: set(each.authorities) for name, each in several.bundles.items()}
+
+
+@pytest.mark.peer("spiffe (Python)", "our WorkloadApiServer: X509Source has the SVID that it picks, and follows pushes")
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_spiffe_package_follows(several, spiffe_ca, eventually, place):
     with (
         WorkloadApiServer.open(identity=several) as server,
-        X509Source(socket_path=server.endpoint, timeout_in_seconds=30) as source,
+        X509Source(
+            socket_path=server.endpoint,
+            timeout_in_seconds=30,
+            svid_picker=lambda svids: svids[min(place, len(svids) - 1)],
+        ) as source,
     ):
-        context = source.get_x509_context()
-        assert str(context.default_svid.spiffe_id) == ONE
-        assert context.default_svid.leaf == several.svids[0].leaf
-        domain = several.svids[0].id.trust_domain
-        bundle = source.get_bundle_for_trust_domain(domain)
-        assert bundle is not None
-        assert bundle.x509_authorities == set(several.bundles[domain].authorities)
-        server.serve(spiffe_ca.identity(TWO))
-        eventually(lambda: str(source.get_x509_context().default_svid.spiffe_id) == TWO)
+        svid = source.get_x509_context().default_svid
+        assert tuple(svid.cert_chain) == several.svids[place].chain
+        assert _secret(svid) == _secret(several.svids[place])
+        bundles = {name.name: set(each.authorities) for name, each in several.bundles.items()}
+        assert _authorities(source.get_x509_context()) == bundles
+        later = spiffe_ca.identity(TWO)  # without the federated bundle
+        server.serve(later)
+        eventually(lambda: source.get_x509_context().default_svid.leaf == later.svid.leaf)
+        assert _secret(source.get_x509_context().default_svid) == _secret(later.svid)
+        assert set(_authorities(source.get_x509_context())) == {"test.example"}
+
+
+def _authorities(context):
+    return {each.trust_domain.name: each.x509_authorities for each in context.x509_bundle_set.bundles}
+
+
+def _secret(svid):
+    return svid.private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
 @pytest.mark.builds("spire")
