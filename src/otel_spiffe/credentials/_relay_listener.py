@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from otel_spiffe.credentials._relay_slots import Slots
+
 __all__ = ["PrivateListener"]
 
 _log = logging.getLogger("otel_spiffe.credentials")
@@ -23,6 +25,7 @@ BACKLOG: Final = 128
 _MAX_PATH: Final = 100
 """Of a socket's path in bytes: 104 on macOS and 108 on Linux with the NUL."""
 _SHORT_DIRECTORIES: Final = ("/tmp", "/dev/shm")  # noqa: S108 -- a directory of mode 0700 is made in there
+_slots = Slots()
 
 
 class PrivateListener:
@@ -95,7 +98,7 @@ class PrivateListener:
         try:
             # By the descriptor, so that a long TMPDIR does not meet the limit on a socket's path.
             listener.bind(f"/proc/self/fd/{inside}/s")
-            self._slot = os.open("s", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=inside)
+            self._slot = _slots.move(os.open("s", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=inside))
             # connect() asks for the right to write, also after this process has given up root. Through the descriptor:
             # this is the inode that was opened, whoever stands under its name by now.
             Path(f"/proc/self/fd/{self._slot}").chmod(0o666)  # no name leads there, and `peer_pid` guards it
