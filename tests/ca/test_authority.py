@@ -244,3 +244,10 @@ def test_many_threads_rotate_and_issue_and_no_root_is_lost(authority):
 def test_no_key_is_in_a_repr(authority):
     assert "private_key" not in repr(authority.issue("spiffe://prod.example/app"))
     assert "key=" not in repr(authority._signers[0])
+
+
+def test_the_lists_of_an_identity_last_as_long_as_its_svids():
+    authority = CertificateAuthority.in_memory("prod.example")
+    authority.revoke(authority.issue("spiffe://prod.example/lost"))
+    identity = authority.identity("spiffe://prod.example/app", lifetime=timedelta(days=5))
+    assert identity.crls[0].next_update_utc >= identity.expires_at

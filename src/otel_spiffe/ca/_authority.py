@@ -88,6 +88,9 @@ class CertificateAuthority:
     @property
     def crls(self) -> tuple[x509.CertificateRevocationList, ...]:
         """One fresh revocation list of each signing key, valid for a day (RFC 5280 5)."""
+        return self._new_crls(_CRL_LIFETIME)
+
+    def _new_crls(self, lifetime: timedelta) -> tuple[x509.CertificateRevocationList, ...]:
         with self._lock:
             self._lists += 1
             signers, revoked, number = self._signers, self._revoked, self._lists
@@ -97,7 +100,7 @@ class CertificateAuthority:
                 signer,
                 [(serial, when) for issuer, serial, when in revoked if issuer == signer.certificate.subject],
                 now=now,
-                lifetime=_CRL_LIFETIME,
+                lifetime=lifetime,
                 number=number,
             )
             for signer in signers
@@ -155,7 +158,8 @@ class CertificateAuthority:
         """
         svids = tuple(self.issue(each, lifetime=lifetime) for each in ids)
         bundles = {bundle.trust_domain: bundle for bundle in (*federated, self.bundle)}
-        crls = self.crls if self._revoked else ()
+        # A list that ends before the SVID beside it would have every peer refused from then on.
+        crls = self._new_crls(max(lifetime, _CRL_LIFETIME)) if self._revoked else ()
         return Identity(chosen=svids[0] if svids else None, svids=svids, bundles=bundles, crls=crls)
 
     def sign(self, builder: x509.CertificateBuilder) -> tuple[x509.Certificate, ...]:
