@@ -5,10 +5,8 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 from datetime import timedelta
-from pathlib import Path
 
 import grpc
 import pytest
@@ -34,18 +32,6 @@ from otel_spiffe.identity import Identity, X509Bundle
 _WAIT = 30.0
 
 
-@pytest.fixture(scope="module")
-def authority():
-    return CertificateAuthority.in_memory("prod.example")
-
-
-@pytest.fixture
-def short_path():
-    # pytest's tmp_path may be longer than a Unix socket's path may be.
-    with tempfile.TemporaryDirectory() as directory:
-        yield Path(directory)
-
-
 def identity_of(authority, *names, hints=(), federated=()):
     hints = (*hints, *("" for _ in names))
     svids = tuple(
@@ -57,19 +43,6 @@ def identity_of(authority, *names, hints=(), federated=()):
         svids=svids,
         bundles={authority.trust_domain: authority.bundle} | {bundle.trust_domain: bundle for bundle in federated},
     )
-
-
-@pytest.fixture
-def channel_to():
-    channels = []
-
-    def channel(server):
-        channels.append(grpc.insecure_channel(server.endpoint, options=[("grpc.use_local_subchannel_pool", 1)]))
-        return channels[-1]
-
-    yield channel
-    for each in channels:
-        each.close()
 
 
 def call(channel, method=FETCH_X509_SVID, *, metadata=(SECURITY_HEADER,)):

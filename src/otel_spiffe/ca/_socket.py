@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -23,12 +24,17 @@ __all__ = ["MAX_SOCKET_PATH_BYTES", "SocketPath"]
 # sockaddr_un.sun_path holds the path and a NUL: 108 bytes on Linux (unix(7)), 104 on macOS and the BSDs.
 MAX_SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
 
+_LONGEST_NAME = "/.12345678/s"  # of the socket in its directory, while it is bound: tempfile adds eight characters
+_SHORT_DIRECTORY = "/tmp"  # noqa: S108 -- only for a directory that mkdtemp makes in it
+_PREFIX = "otel-spiffe-"
+_PROBE_SECONDS = 1.0
+
 
 class SocketPath:
     """Where a server listens: a path of the caller's, or a name in a new directory that only we may enter."""
 
     def __init__(self, path: str | os.PathLike[str] | None, *, mode: int) -> None:
-        self._own_directory = None if path is not None else Path(tempfile.mkdtemp(prefix="otel-spiffe-"))
+        self._own_directory = None if path is not None else _new_directory()
         self.path = Path(os.path.abspath(path)) if path is not None else self._directory() / "api.sock"  # noqa: PTH100 -- resolve() would follow symlinks
         self._mode = mode
         self._inode: tuple[int, int] | None = None
@@ -60,13 +66,11 @@ class SocketPath:
 
     def unpublish(self) -> None:
         """Remove the name, if what stands there is still the socket that we published."""
-        try:
+        inode, self._inode = self._inode, None
+        with contextlib.suppress(OSError):  # whatever became of its directory, the socket is not there
             status = self.path.lstat()
-            if (status.st_dev, status.st_ino) == self._inode:
+            if (status.st_dev, status.st_ino) == inode:
                 self.path.unlink()
-        except FileNotFoundError:
-            pass
-        self._inode = None
 
     def remove(self) -> None:
         """Remove the name, and the directory if it is ours."""
@@ -102,6 +106,25 @@ class SocketPath:
         return InvalidConfiguration(f"Unix socket {self.path}", reason, fix=fix)
 
 
+def _new_directory() -> Path:
+    """Return a new directory that only we may enter, in /tmp where TMPDIR is too long for a socket.
+
+    Raises:
+        InvalidConfiguration: there is nowhere to put one.
+    """
+    try:
+        directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        if len(os.fsencode(directory)) + len(_LONGEST_NAME) <= MAX_SOCKET_PATH_BYTES:
+            return directory
+        directory.rmdir()
+        return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_SHORT_DIRECTORY))  # mode 0700, and ours, or it raises
+    except OSError as error:
+        raise InvalidConfiguration(
+            "Unix socket", f"no directory can be made for it: {error}", fix="give a path, or set TMPDIR"
+        ) from error
+
+
 def _answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_SECONDS)  # a full backlog is EAGAIN then, and a server
         return probe.connect_ex(str(path)) not in {errno.ECONNREFUSED, errno.ENOENT}

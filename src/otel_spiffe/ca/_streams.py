@@ -5,21 +5,19 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from otel_spiffe._proto import FETCH_X509_BUNDLES, FETCH_X509_SVID, SECURITY_HEADER
+from otel_spiffe.ca._threads import is_spare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+    from datetime import datetime
 
-__all__ = ["NO_IDENTITY", "Answer", "Refusal", "Streams", "ThreadPerStream"]
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
+__all__ = ["NO_IDENTITY", "Answer", "Refusal", "Streams"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +48,19 @@ class _Stream:
 class Streams:
     """Every stream gets the current answer at once and each later one as it comes; a slow one skips some."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
         self._lock = threading.Condition()
         self._open: set[_Stream] = set()
         self._opened = 0
         self._version = 1
         self._answers: dict[str, Answer] = {FETCH_X509_SVID: NO_IDENTITY, FETCH_X509_BUNDLES: NO_IDENTITY}
+        self._until: datetime | None = None
 
-    def tell(self, *, svids: Answer, bundles: Answer) -> None:
-        """Give each open stream, and every later one, this answer."""
+    def tell(self, *, svids: Answer, bundles: Answer, until: datetime | None = None) -> None:
+        """Give each open stream, and every later one, this answer; later ones the SVIDs no more from `until` on."""
         with self._lock:
+            self._until = until
             self._answers = {FETCH_X509_SVID: svids, FETCH_X509_BUNDLES: bundles}
             self._version += 1
             self._wake()
@@ -84,7 +85,7 @@ class Streams:
 
     def serve(self, method: str, context: grpc.ServicerContext) -> Iterator[bytes]:
         """Yield what this stream is told until it ends."""
-        check_header(context)
+        _check_call(context)
         stream = _Stream()
         if not context.add_callback(stream.changed.set):
             return  # the client has gone already
@@ -92,7 +93,7 @@ class Streams:
             told = 0
             while context.is_active():
                 stream.changed.clear()
-                version, answer = self._next(method, stream)
+                version, answer = self._next(method, stream, told)
                 if isinstance(answer, Refusal):
                     _end(context, answer)
                     return
@@ -102,9 +103,12 @@ class Streams:
                     yield answer
                 told = version
 
-    def _next(self, method: str, stream: _Stream) -> tuple[int, Answer]:
+    def _next(self, method: str, stream: _Stream, told: int) -> tuple[int, Answer]:
         with self._lock:
-            return self._version, stream.end or self._answers[method]
+            answer = stream.end or self._answers[method]
+            # Who has the SVIDs already keeps its stream: the next ones come on it.
+            ended = self._until is not None and self._clock() >= self._until and told != self._version
+            return self._version, NO_IDENTITY if ended and method == FETCH_X509_SVID else answer
 
     @contextlib.contextmanager
     def _registered(self, stream: _Stream) -> Generator[None]:
@@ -124,8 +128,10 @@ class Streams:
             stream.changed.set()
 
 
-def check_header(context: grpc.ServicerContext) -> None:
-    """Refuse a call without the security header, which keeps out SSRF (SPIFFE Workload Endpoint 3)."""
+def _check_call(context: grpc.ServicerContext) -> None:
+    """Refuse a call that has no thread, or not the security header, which keeps out SSRF (Workload Endpoint 3)."""
+    if is_spare():
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "this Workload API can start no more threads")
     if SECURITY_HEADER not in ((key, value) for key, value in context.invocation_metadata()):
         name, value = SECURITY_HEADER
         context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"security header missing from request: {name}: {value}")
@@ -136,43 +142,8 @@ def _end(context: grpc.ServicerContext, end: Refusal) -> None:
         context.abort(end.code, end.details)
 
 
-class ThreadPerStream(ThreadPoolExecutor):
-    """A daemon thread for each call, joined by `shutdown`.
-
-    A stream takes a thread for as long as it is open. `ThreadPoolExecutor`'s own are joined when the interpreter
-    ends: a program that forgot to close its server would never end.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(max_workers=1)
-        self._running: set[threading.Thread] = set()
-
-    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        """Start `fn` on a thread of its own."""
-        future: Future[_T] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(fn(*args, **kwargs))
-            except BaseException as error:  # noqa: BLE001 -- the outermost frame of a thread
-                future.set_exception(error)
-            finally:
-                self._running.discard(thread)
-
-        thread = threading.Thread(target=run, name="otel-spiffe-workload-api-stream", daemon=True)
-        self._running.add(thread)
-        thread.start()
-        return future
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 -- the standard library's signature
-        """Join the threads."""
-        super().shutdown(wait, cancel_futures=cancel_futures)
-        for thread in tuple(self._running) if wait else ():
-            thread.join()
-
-
 def unimplemented(_request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:  # noqa: ANN401 -- bytes, as grpc says
     """Answer the JWT methods: we have none (SPIFFE Workload Endpoint 6)."""
-    check_header(context)
+    _check_call(context)
     context.abort(grpc.StatusCode.UNIMPLEMENTED, "this Workload API serves X.509 only")
     yield b""  # pragma: no cover -- abort raises; this makes it a stream

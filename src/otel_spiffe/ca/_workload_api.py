@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import functools
-import logging
+import os
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
@@ -23,13 +23,15 @@ from otel_spiffe._proto import (
     encode_x509_svid_response,
 )
 from otel_spiffe.ca._answers import bundles_response, svids_response
+from otel_spiffe.ca._rotation import Rotation
 from otel_spiffe.ca._socket import SocketPath
-from otel_spiffe.ca._streams import NO_IDENTITY, Answer, Refusal, Streams, ThreadPerStream, unimplemented
+from otel_spiffe.ca._streams import NO_IDENTITY, Answer, Refusal, Streams, unimplemented
+from otel_spiffe.ca._threads import ThreadPerStream
 from otel_spiffe.errors import InvalidConfiguration
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterator
+    from datetime import timedelta
     from pathlib import Path
     from types import TracebackType
 
@@ -41,11 +43,10 @@ MAX_STREAMS = 1024
 """How many streams are open at once at the most; each takes a thread. More are RESOURCE_EXHAUSTED."""
 
 _MAX_REQUEST_BYTES = 64 * 1024  # the requests that we serve are empty
-_RETRY = timedelta(seconds=1)  # after `issue` raised
-_SHORTEST = timedelta(milliseconds=100)  # or an SVID that is issued expired would spin
-_BUNDLES_ALONE = timedelta(minutes=5)  # SPIFFE Trust Domain and Bundle 4.1.2: refresh where nothing says more
 
-_logger = logging.getLogger("otel_spiffe.ca")
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 class WorkloadApiServer:
@@ -56,13 +57,14 @@ class WorkloadApiServer:
     A forked child has no server.
     """
 
-    def __init__(self, socket: SocketPath, *, max_streams: int) -> None:
+    def __init__(self, socket: SocketPath, *, max_streams: int, clock: Callable[[], datetime] = _utc_now) -> None:
         self._socket = socket
         self._max_streams = max_streams
-        self._streams = Streams()
+        self._streams = Streams(clock)
         self._server: tuple[grpc.Server, ThreadPerStream] | None = None
-        self._rotation: _Rotation | None = None
+        self._rotation: Rotation | None = None
         self._lock = threading.Lock()
+        self._pid = os.getpid()
 
     @classmethod
     def open(
@@ -74,6 +76,7 @@ class WorkloadApiServer:
         every: timedelta | None = None,
         mode: int = 0o600,
         max_streams: int = MAX_STREAMS,
+        clock: Callable[[], datetime] = _utc_now,
     ) -> Self:
         """Listen, and serve `identity`, or what `issue` returns now and again as it ages.
 
@@ -81,20 +84,23 @@ class WorkloadApiServer:
             path: of the socket; None makes one in a new directory with mode 0700.
             identity: what to serve; neither it nor `issue` answers "no identity issued" until `serve`.
             issue: returns an identity with fresh X509-SVIDs; called on a thread of ours, one call at a time.
-            every: how often to call `issue`; None does at half of the remaining life of the chosen SVID.
+            every: how often to call `issue`, more than zero; None does at half of what remains to the chosen SVID,
+                or to a revocation list that ends before it.
             mode: of the socket; whoever may write to it gets the keys.
             max_streams: how many may be open at once.
+            clock: returns the time, aware; looked at once a minute at least.
 
         Raises:
-            InvalidConfiguration: the path is too long, taken or not writable; or both `identity` and `issue` are given.
+            InvalidConfiguration: the path is too long, taken or not writable; both `identity` and `issue` are given;
+                or `every` is not more than zero.
             InvalidIdentity: an SVID has no bundle beside it.
         """
         if identity is not None and issue is not None:
             raise InvalidConfiguration("issue", "identity is given as well", fix="give one of the two")
-        server = cls(SocketPath(path, mode=mode), max_streams=max_streams)
+        server = cls(SocketPath(path, mode=mode), max_streams=max_streams, clock=clock)
         try:
             if issue is not None:
-                server._rotation = _Rotation(issue, server.serve, every=every)
+                server._rotation = Rotation(issue, server._publish, every=every, clock=clock)
                 server._rotation.rotate()
             elif identity is not None:
                 server.serve(identity)
@@ -122,18 +128,26 @@ class WorkloadApiServer:
         return self._streams.counts[0]
 
     def serve(self, identity: Identity) -> None:
-        """Push `identity` to every open stream; later ones begin with it.
+        """Push `identity` to every open stream; later ones begin with it, until its X509-SVID expires.
+
+        Then they are answered "no identity issued"; streams that have it stay open for the next one.
 
         Raises:
             InvalidIdentity: an SVID has no bundle beside it; what was served before stays.
         """
+        self._publish(identity)
+        if self._rotation is not None:
+            self._rotation.resume(identity)
+
+    def _publish(self, identity: Identity) -> None:
         svids: Answer = NO_IDENTITY
         if identity.chosen is not None or identity.svids:
             svids = encode_x509_svid_response(svids_response(identity))
-        self._streams.tell(svids=svids, bundles=encode_x509_bundles_response(bundles_response(identity)))
+        bundles = encode_x509_bundles_response(bundles_response(identity))
+        self._streams.tell(svids=svids, bundles=bundles, until=self._end_of(identity))
 
     def rotate(self) -> None:
-        """Call `issue` now and push what it returns.
+        """Call `issue` now and push what it returns, unless `withdraw` is called meanwhile.
 
         Raises:
             InvalidConfiguration: the server was opened without `issue`.
@@ -143,8 +157,11 @@ class WorkloadApiServer:
         self._rotation.rotate()
 
     def withdraw(self) -> None:
-        """Answer every stream, open or later, with PERMISSION_DENIED "no identity issued", until `serve`."""
-        self._streams.tell(svids=NO_IDENTITY, bundles=NO_IDENTITY)
+        """Answer every stream, open or later, with PERMISSION_DENIED "no identity issued", until `serve` or `rotate`.
+
+        `issue` is not called until then.
+        """
+        self._tell(svids=NO_IDENTITY, bundles=NO_IDENTITY)
 
     def end_streams(self, code: grpc.StatusCode = grpc.StatusCode.OK, details: str = "") -> None:
         """End the open streams, cleanly or with a status; clients that come again are served."""
@@ -169,11 +186,23 @@ class WorkloadApiServer:
             )
 
     def close(self) -> None:
-        """End the streams, remove the socket, join the threads; may be called again."""
-        if self._rotation is not None:
-            self._rotation.close()
-        self._unlisten()
-        self._socket.remove()
+        """End the streams, remove the socket, join the threads; may be called again, and does nothing after a fork.
+
+        An `issue` that hangs keeps its thread, not the socket, and is waited for some seconds.
+        """
+        if self._forked:
+            return
+        try:
+            self._unlisten()
+        finally:
+            if self._rotation is not None:
+                self._rotation.close()
+            self._socket.remove()
+
+    @property
+    def _forked(self) -> bool:
+        # In a child the socket is the parent's, and gRPC's threads, which would be waited for, are not there.
+        return os.getpid() != self._pid
 
     def _listen(self) -> None:
         with self._lock:
@@ -181,10 +210,15 @@ class WorkloadApiServer:
         _stop(before)
 
     def _unlisten(self) -> None:
-        with self._lock:
-            before, self._server = self._server, None
-            self._socket.unpublish()
-        _stop(before)
+        if self._forked:
+            return
+        before = None
+        try:
+            with self._lock:
+                before, self._server = self._server, None
+                self._socket.unpublish()
+        finally:
+            _stop(before)
 
     def _new_server(self) -> tuple[grpc.Server, ThreadPerStream]:
         threads = ThreadPerStream()
@@ -194,8 +228,13 @@ class WorkloadApiServer:
             options=[("grpc.max_receive_message_length", _MAX_REQUEST_BYTES), ("grpc.so_reuseport", 0)],
         )
         server.add_registered_method_handlers(WORKLOAD_API_SERVICE, self._handlers())
-        self._socket.publish(lambda path: server.add_insecure_port(f"unix:{quote(path)}"))
-        server.start()
+        try:
+            self._socket.publish(lambda path: server.add_insecure_port(f"unix:{quote(path)}"))
+            server.start()
+        except BaseException:
+            server.stop(None)
+            threads.shutdown()
+            raise
         return server, threads
 
     def _handlers(self) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
@@ -212,7 +251,13 @@ class WorkloadApiServer:
 
     # For subclasses that misbehave on order: they are in another room, and need no more than these and `_listen`.
     def _tell(self, *, svids: Answer, bundles: Answer) -> None:
+        if self._rotation is not None:
+            self._rotation.pause()  # or the next rotation would undo it
         self._streams.tell(svids=svids, bundles=bundles)
+
+    def _end_of(self, identity: Identity) -> datetime | None:
+        """From when on new streams do not get it."""
+        return identity.expires_at or max((svid.expires_at for svid in identity.svids), default=None)
 
     @staticmethod
     def _refusal(code: grpc.StatusCode, details: str) -> Answer:
@@ -221,7 +266,7 @@ class WorkloadApiServer:
     @property
     def listening(self) -> bool:
         """Whether new streams are taken."""
-        return self._server is not None
+        return self._server is not None and not self._forked
 
     def __enter__(self) -> Self:
         return self
@@ -236,50 +281,3 @@ def _stop(server: tuple[grpc.Server, ThreadPerStream] | None) -> None:
     if server is not None:
         server[0].stop(None).wait()
         server[1].shutdown()
-
-
-class _Rotation:
-    """One thread that issues again and again; a failure keeps what is served and tries again."""
-
-    def __init__(
-        self, issue: Callable[[], Identity], publish: Callable[[Identity], None], *, every: timedelta | None
-    ) -> None:
-        self._issue = issue
-        self._publish = publish
-        self._every = every
-        self._lock = threading.Lock()
-        self._closed = threading.Event()
-        self._due = _BUNDLES_ALONE
-        self._thread = threading.Thread(target=self._run, name="otel-spiffe-workload-api-rotation", daemon=True)
-
-    def rotate(self) -> None:
-        with self._lock:
-            identity = self._issue()
-            self._publish(identity)
-            self._due = self._every if self._every is not None else _half_life(identity)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def close(self) -> None:
-        self._closed.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _run(self) -> None:
-        failed = False
-        while not self._closed.wait((_RETRY if failed else self._due).total_seconds()):
-            try:
-                self.rotate()
-            except Exception:
-                if not failed:
-                    _logger.exception("issuing failed; the last identity stays served")
-                failed = True
-            else:
-                failed = False
-
-
-def _half_life(identity: Identity) -> timedelta:
-    if identity.expires_at is None:
-        return _BUNDLES_ALONE
-    return max((identity.expires_at - datetime.now(UTC)) / 2, _SHORTEST)

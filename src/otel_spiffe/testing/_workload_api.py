@@ -10,6 +10,8 @@ import grpc
 from otel_spiffe.ca import WorkloadApiServer
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from otel_spiffe.identity import Identity
 
 __all__ = ["FaultyWorkloadApi"]
@@ -21,8 +23,11 @@ _GARBAGE = b"\x0a\x03ab"
 class FaultyWorkloadApi(WorkloadApiServer):
     """A real Workload API on a real socket that can lie, be silent, refuse, go away and come back.
 
-    `serve` ends every fault but an absence.
+    `serve` ends every fault but an absence. It serves an expired identity as any other.
     """
+
+    def _end_of(self, identity: Identity) -> datetime | None:  # noqa: ARG002
+        return None
 
     def push_bytes(self, svids: bytes, bundles: bytes = b"") -> None:
         """Send these bytes as messages to every open stream and to each later one: they may be anything.
