@@ -17,6 +17,8 @@ from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as StockExporter
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
@@ -159,18 +161,33 @@ def test_a_foreign_app_is_refused(collector, app, spiffe_ca, spiffe_source_of, c
     assert f"{COLLECTOR} refused spiffe://test.example/app: " in caplog.text
 
 
+# Beside what it exports it writes the same spans and records to files.
 _SCRIPT = """
 import logging
-from opentelemetry import metrics, trace
-with trace.get_tracer("script").start_as_current_span("from a script"):
-    logging.getLogger("script").warning("it says")
-metrics.get_meter("script").create_counter("counted").add(1)
+from opentelemetry import _logs, metrics, trace
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+spans, records = InMemorySpanExporter(), InMemoryLogRecordExporter()
+trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(spans))
+_logs.get_logger_provider().add_log_record_processor(SimpleLogRecordProcessor(records))
+with trace.get_tracer("script").start_as_current_span("from a script", attributes={"text": "ä€😀"}) as span:
+    span.add_event("event", {"key": "value"})
+    logging.getLogger("script").warning("it says %d", 7)
+metrics.get_meter("script").create_counter("counted", "1", "a counter").add(3, {"key": "value"})
+with open("spans", "wb") as file:
+    file.write(encode_spans(spans.get_finished_spans()).SerializeToString())
+with open("records", "wb") as file:
+    file.write(encode_logs(records.get_finished_logs()).SerializeToString())
 """
 
 
-@pytest.mark.peer(PEER, "zero-code: `opentelemetry-instrument` with two variables of ours, traces, metrics and logs")
+@pytest.mark.parametrize("gzip", [False, True])
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
-def test_zero_code(collector, sink, site, tmp_path, protocol):
+def test_zero_code(collector, sink, site, tmp_path, row, protocol, gzip):
     """`OTEL_TRACES_EXPORTER` and its two siblings, `OTEL_SPIFFE_AUTHORIZED_IDS`, and where things are."""
     instrument = shutil.which("opentelemetry-instrument", path=str(Path(sys.executable).parent))
     if instrument is None:
@@ -186,13 +203,30 @@ def test_zero_code(collector, sink, site, tmp_path, protocol):
         "SPIFFE_ENDPOINT_SOCKET": site.agent.endpoint,
         "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.grpc_endpoint if protocol == "grpc" else collector.http_endpoint,
+        **({"OTEL_EXPORTER_OTLP_COMPRESSION": "gzip"} if gzip else {}),  # "none" the stock gRPC exporter does not know
     }
-    with Process([instrument, sys.executable, tmp_path / "script.py"], name="script", environ=environ) as script:
+    command = [instrument, sys.executable, "script.py"]
+    with Process(command, name="script", environ=environ, cwd=tmp_path) as script:
         assert script.wait(timeout=60) == 0, script.log
         sink.wait_for(spans=1, metrics=1, log_records=1)
-    assert [span.name for span in sink.spans] == ["from a script"]
-    assert "counted" in [metric.name for metric in sink.metrics]
-    assert "it says" in [record.body.string_value for record in sink.log_records]
+    spans = ExportTraceServiceRequest.FromString((tmp_path / "spans").read_bytes())
+    records = ExportLogsServiceRequest.FromString((tmp_path / "records").read_bytes())
+    assert [span.name for each in spans.resource_spans for span in each.scope_spans[0].spans] == ["from a script"]
+    assert _received(sink, "resource_spans") == _plain(spans, "resource_spans")
+    assert _of_script(*sink.requests) == _of_script(records) != []
+    (counted,) = [metric for metric in sink.metrics if metric.name == "counted"]
+    (point,) = counted.sum.data_points
+    assert (counted.unit, counted.description, counted.sum.is_monotonic, point.as_int) == ("1", "a counter", True, 3)
+    assert [(each.key, each.value.string_value) for each in point.attributes] == [("key", "value")]
+    what = f"zero-code: `opentelemetry-instrument` with two variables of ours, over {protocol}"
+    row(PEER, f"{what}, {'gzip' if gzip else 'no compression'}: spans and log records equal, a metric", "agree")
+
+
+def _of_script(*requests):
+    """Return the script's log records with their resource; the instrumentation has words of its own."""
+    logs = [each for request in requests for each in getattr(request, "resource_logs", ())]
+    scopes = [(each, scope) for each in logs for scope in each.scope_logs if scope.scope.name == "script"]
+    return [(_normal(each.resource), _normal(scope)) for each, scope in scopes]
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])
@@ -282,17 +316,50 @@ class _Load:
 @pytest.mark.builds("telemetrygen")
 @pytest.mark.peer("telemetrygen", "Relay.inbound before a plaintext server: spans, metrics and log records over gRPC")
 @pytest.mark.parametrize("signal", ["traces", "metrics", "logs"])
-def test_telemetrygen_through_an_inbound_relay(sink, spiffe_ca, spiffe_source_of, tmp_path, signal):
-    server = spiffe_ca.issue("spiffe://test.example/relay", dns_names=["localhost"])
+def test_telemetrygen_through_an_inbound_relay(sink, generator, spiffe_source_of, signal):
+    server, allowed, generate = generator
+    source = spiffe_source_of(server)
+    with Relay.inbound("127.0.0.1:0", source, authorize=allowed, upstream=sink.address) as relay:
+        generate(signal, relay)
+    assert _counts(sink) == {"traces": 0, "metrics": 0, "logs": 0, signal: _GENERATED[signal]}
+
+
+@pytest.mark.builds("telemetrygen")
+@pytest.mark.peer(
+    "telemetrygen", "Relay.inbound before a plaintext Collector: spans, metrics and log records over HTTP"
+)
+@pytest.mark.parametrize("signal", ["traces", "metrics", "logs"])
+def test_telemetrygen_over_http_through_an_inbound_relay(sink, generator, spiffe_source_of, short_folder, signal):
+    server, allowed, generate = generator
+    source = spiffe_source_of(server)
+    with Collector.plain(short_folder(), downstream=sink.address) as behind:
+        upstream = f"127.0.0.1:{behind.http_port}"
+        with Relay.inbound("127.0.0.1:0", source, authorize=allowed, upstream=upstream, alpn=["http/1.1"]) as relay:
+            generate(signal, relay, "--otlp-http")
+    assert _counts(sink) == {"traces": 0, "metrics": 0, "logs": 0, signal: _GENERATED[signal]}
+
+
+_GENERATED = {"traces": 12, "metrics": 6, "logs": 6}  # 3 of each of 2 workers; a trace is 2 spans
+
+
+@pytest.fixture
+def generator(spiffe_ca, tmp_path):
+    """An X509-SVID for a relay, whom it is to let in, and how to run telemetrygen as that client."""
     write_material(tmp_path, spiffe_ca.issue("spiffe://test.example/generator"), spiffe_ca.bundle)
-    allowed = authorize_id("spiffe://test.example/generator")
-    with Relay.inbound("127.0.0.1:0", spiffe_source_of(server), authorize=allowed, upstream=sink.address) as relay:
+
+    def generate(signal, relay, *more):
         words = [signal, f"--{signal}=3", "--workers=2", "--otlp-endpoint", f"localhost:{relay.address[1]}", "--mtls"]
         words += ["--ca-cert", f"{tmp_path}/svid_bundle.pem", "--client-cert", f"{tmp_path}/svid.pem"]
-        words += ["--client-key", f"{tmp_path}/svid_key.pem"]
-        generator = Telemetrygen(*words)
-        assert generator.wait() == 0, generator.log
-    assert len(sink.spans) + len(sink.metrics) + len(sink.log_records) >= 6
+        words += ["--client-key", f"{tmp_path}/svid_key.pem", *more]
+        program = Telemetrygen(*words)
+        assert program.wait() == 0, program.log
+
+    server = spiffe_ca.issue("spiffe://test.example/relay", dns_names=["localhost"])
+    return server, authorize_id("spiffe://test.example/generator"), generate
+
+
+def _counts(sink):
+    return {"traces": len(sink.spans), "metrics": len(sink.metrics), "logs": len(sink.log_records)}
 
 
 @pytest.mark.peer(PEER, "as client of Relay.inbound before a plaintext server, over gRPC: equal in every field")
@@ -411,7 +478,7 @@ def _log_records():
 
 
 def _received(sink, field):
-    return [_normal(each) for request in sink.requests for each in getattr(request, field)]
+    return [_normal(each) for request in sink.requests for each in getattr(request, field, ())]
 
 
 def _plain(request, field):

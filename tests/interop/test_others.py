@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import socket
@@ -21,6 +22,8 @@ from otel_spiffe.exporters.grpc import OTLPSpanExporter
 from otel_spiffe.identity import authorize_id
 
 US, PEER = "spiffe://test.example/us", "spiffe://test.example/peer"
+OTHER = authorize_id("spiffe://test.example/other")
+_NOT_OTHER = rf"peer {PEER} is not in one_of\(spiffe://test\.example/other\)"
 
 
 def _needs(program):
@@ -107,14 +110,29 @@ def test_every_connection_of_a_session_is_verified(theirs, files):
 @pytest.mark.peer("openssl", "s_server, our client, TLS 1.2 and 1.3; it verifies our chain")
 @pytest.mark.parametrize("version", ["tls1_2", "tls1_3"])
 def test_s_server(ours, files, version):
+    with _s_server(files, version) as address:
+        peer, answer = dial(ours, address)
+    assert (str(peer), answer) == (PEER, "olleh")
+
+
+@_needs("openssl")
+@pytest.mark.peer("openssl", "s_server with another SPIFFE ID than the authorized one: refused, TLS 1.2 and 1.3")
+@pytest.mark.parametrize("version", ["tls1_2", "tls1_3"])
+def test_another_s_server_is_refused(source, files, version):
+    with _s_server(files, version) as address, pytest.raises(PeerNotAuthorized, match=_NOT_OTHER) as refused:
+        dial(client_context(source, authorize=OTHER), address)
+    assert str(refused.value.peer) == PEER
+
+
+@contextlib.contextmanager
+def _s_server(files, version):
     port = free_port()
     command = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", f"-{version}", "-rev", "-Verify", "4"]
     command += ["-cert", files / "svid.pem", "-cert_chain", files / "svid.pem", "-key", files / "svid_key.pem"]
     command += ["-CAfile", files / "svid_bundle.pem", "-verify_return_error", "-naccept", "1"]
     with Process(command, name="s_server") as server:
         server.wait_for_line("ACCEPT")
-        peer, answer = dial(ours, f"127.0.0.1:{port}")
-    assert (str(peer), answer) == (PEER, "olleh")
+        yield f"127.0.0.1:{port}"
 
 
 # GnuTLS
@@ -223,11 +241,11 @@ def test_nginx_as_client(theirs, files, eventually):
 @_needs("nginx")
 @pytest.mark.peer("nginx", "as TLS server with another SPIFFE ID than the authorized one: refused")
 def test_another_nginx_is_refused(source, files, eventually):
-    port, other = free_port(), authorize_id("spiffe://test.example/other")
+    port = free_port()
     with _nginx(files, port=port):
         eventually(lambda: _listens(port))
-        with pytest.raises(PeerNotAuthorized):
-            dial(client_context(source, authorize=other), f"127.0.0.1:{port}")
+        with pytest.raises(PeerNotAuthorized, match=_NOT_OTHER):
+            dial(client_context(source, authorize=OTHER), f"127.0.0.1:{port}")
 
 
 def _nginx(files, *, port=0, plain=0, behind="127.0.0.1:1", ours="127.0.0.1:1"):
@@ -290,6 +308,16 @@ def test_haproxy_refuses_a_stranger(files, eventually, spiffe_ca, spiffe_federat
         eventually(lambda: _listens(port))
         with pytest.raises(RefusedByPeer, match=rf"{PEER} refused spiffe://federated.example/us: unknown_ca"):
             dial(client_context(spiffe_source_of(stranger), authorize=authorize_id(PEER)), f"127.0.0.1:{port}")
+
+
+@_needs("haproxy")
+@pytest.mark.peer("HAProxy", "as TLS server with another SPIFFE ID than the authorized one: refused")
+def test_another_haproxy_is_refused(source, files, eventually):
+    port = free_port()
+    with _haproxy(files, port=port):
+        eventually(lambda: _listens(port))
+        with pytest.raises(PeerNotAuthorized, match=_NOT_OTHER):
+            dial(client_context(source, authorize=OTHER), f"127.0.0.1:{port}")
 
 
 @_needs("haproxy")
