@@ -161,8 +161,10 @@ def otlp_timeout(signal: Signal, environ: Mapping[str, str] = os.environ) -> flo
         InvalidConfiguration: it is no number.
     """
     setting = _otlp(signal, "TIMEOUT", environ)
+    if setting is None:
+        return None
     try:
-        return float(setting.value) if setting is not None else None
+        return float(setting.value)
     except ValueError:
         raise InvalidConfiguration(setting.variable, f"{setting.value!r} is no number of seconds") from None
 

@@ -36,6 +36,7 @@ from otel_spiffe.errors import (
     RefusedByPeer,
 )
 from otel_spiffe.identity import Identity, authorize_any, authorize_id
+from otel_spiffe.sources import StaticSource
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -113,6 +114,55 @@ def test_memory_bios_shake_hands_and_read_nothing_before_the_check(app, collecto
         in_turns(lambda: client.read(10), server.do_handshake)
     with pytest.raises(PeerNotAuthorized):
         client.write(b"x")
+
+
+USES = {
+    "sendall": lambda s: s.sendall(b"a secret word"),
+    "send": lambda s: s.send(b"a secret word"),
+    "write": lambda s: s.write(b"a secret word"),
+    "sendto": lambda s: s.sendto(b"a secret word", ("127.0.0.1", 1)),
+    "recv": lambda s: s.recv(10),
+    "recv_into": lambda s: s.recv_into(bytearray(10)),
+    "read": lambda s: s.read(10),
+    "makefile": lambda s: s.makefile("rb").read(1),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.parametrize("why", ["not authorized", "broken authorizer", "untrusted", "silent"])
+def test_a_socket_whose_connect_was_refused_is_closed(app, collector, why, use):
+    """An `ssl.SSLSocket` drops TLS and stays open: it would send plaintext to whom it has just refused."""
+
+    def broken(_):
+        raise RuntimeError("boom")
+
+    policy = {"not authorized": authorize_id(APP), "broken authorizer": broken}.get(why, authorize_any())
+    stranger = CertificateAuthority.in_memory("test.example").identity(COLLECTOR)
+    heard = []
+
+    def serve():
+        connection, _ = listening.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(WAIT)
+            if why != "silent":
+                with contextlib.suppress(OSError):
+                    context.wrap_socket(connection, server_side=True).detach()
+            while data := connection.recv(1000):
+                heard.append(data)
+
+    with StaticSource(stranger) as strangers, socket.create_server(("127.0.0.1", 0)) as listening:
+        theirs = strangers if why == "untrusted" else collector
+        context = server_context(theirs, authorize=authorize_any())
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        connection = client_context(app, authorize=policy).wrap_socket(socket.socket())
+        connection.settimeout(0.3 if why == "silent" else WAIT)
+        with pytest.raises(OSError, match=r"not in|not trusted|timed out"):
+            connection.connect(listening.getsockname())
+        with pytest.raises((OSError, ValueError)):
+            use(connection)
+        thread.join(WAIT)
+    assert b"secret" not in b"".join(heard)
 
 
 @pytest.mark.parametrize(

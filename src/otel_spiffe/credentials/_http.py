@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import weakref
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 from urllib.parse import urlsplit
 
 import requests
@@ -207,7 +207,9 @@ def _ours(manager: PoolManager) -> PoolManager:
 
 def _share(timeout: Any) -> float:  # noqa: ANN401 -- seconds, a pair of them, urllib3's Timeout, or None
     # A third: the stock exporter gives one attempt's timeout to two, and wants to say why before its own time is over.
-    connect = timeout[0] if isinstance(timeout, tuple) else getattr(timeout, "connect_timeout", timeout)
+    connect: Any = getattr(timeout, "connect_timeout", timeout)
+    if isinstance(timeout, tuple):
+        connect, _ = cast("tuple[Any, Any]", timeout)
     return 0.3 * connect if isinstance(connect, int | float) else math.inf
 
 

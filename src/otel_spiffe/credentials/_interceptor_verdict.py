@@ -18,7 +18,7 @@ from otel_spiffe.errors import (
     SourceUnavailable,
     Untrusted,
 )
-from otel_spiffe.identity import Authorizer, Identity, Source, authorize, certificates_from_pem, verify
+from otel_spiffe.identity import Authorizer, Identity, Source, authorize, certificates_from_pem, verify_peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +27,12 @@ if TYPE_CHECKING:
     from cryptography import x509
     from spiffe import SpiffeId
 
+    from otel_spiffe.identity import VerifiedPeer
+
 __all__ = ["MAX_VERDICTS", "Connection", "Judge", "calls", "connection_of", "peer_id", "refusal_of"]
 
+MAX_SENTENCE = 2000
+"""Characters of a refusal that are sent to the client: gRPC drops a status of more than 16 KiB."""
 MAX_VERDICTS = 1024
 """Clients whose verification is remembered; one more, and all are verified again."""
 
@@ -62,6 +66,7 @@ def connection_of(context: Any) -> Connection:  # noqa: ANN401 -- grpc's context
 class _Verdict:
     identity: Identity
     peer: SpiffeId
+    since: datetime
     until: datetime
 
 
@@ -94,11 +99,10 @@ class Judge:
     def _verified(self, connection: Connection, identity: Identity) -> SpiffeId:
         now, key = self._clock(), (connection.leaf, connection.intermediates)
         verdict = self._verdicts.get(key)
-        if verdict is None or verdict.identity is not identity or now >= verdict.until:
+        if verdict is None or verdict.identity is not identity or not verdict.since <= now < verdict.until:
             self._verdicts.pop(key, None)
-            chain = _parse(connection, identity)
-            peer = verify(chain, identity, now=now)
-            verdict = _Verdict(identity, peer, _good_until(chain, identity, peer, now))
+            peer = verify_peer(_parse(connection, identity), identity, now=now)
+            verdict = _Verdict(identity, peer.id, now, _good_until(peer, identity, now))
             if len(self._verdicts) >= MAX_VERDICTS:
                 self._verdicts.clear()
             self._verdicts[key] = verdict
@@ -118,23 +122,24 @@ def _local(identity: Identity) -> SpiffeId | None:
     return identity.chosen.id if identity.chosen is not None else None
 
 
-def _good_until(chain: Sequence[x509.Certificate], identity: Identity, peer: SpiffeId, now: datetime) -> datetime:
-    # verify() says which ID, not which authority: so until the first of them ends, and the first revocation list.
-    ends = [each.not_valid_after_utc for each in chain]
-    authorities = identity.bundles[peer.trust_domain].authorities
-    ends += [each.not_valid_after_utc for each in authorities if each.not_valid_after_utc > now]
+def _good_until(peer: VerifiedPeer, identity: Identity, now: datetime) -> datetime:
+    # Which authority it was is not said: so until the first of them ends, and the first revocation list.
+    authorities = identity.bundles[peer.id.trust_domain].authorities
+    ends = [each.not_valid_after_utc for each in authorities if each.not_valid_after_utc > now]
     ends += [each.next_update_utc for each in identity.crls if each.next_update_utc is not None]
-    return min(ends)
+    return min([peer.expires_at, *ends])
 
 
 def refusal_of(error: OtelSpiffeError) -> tuple[grpc.StatusCode, str]:
-    """Return the status and the sentence that a refused client is answered with."""
-    code = grpc.StatusCode.UNAUTHENTICATED
+    """Return the status and the sentence that a refused client is answered with.
+
+    Of the authorizer it learns nothing: neither whom else it would let in, nor what went wrong in it.
+    """
     if isinstance(error, PeerNotAuthorized):
-        code = grpc.StatusCode.PERMISSION_DENIED
-    elif isinstance(error, SourceUnavailable):
-        code = grpc.StatusCode.UNAVAILABLE
-    return code, str(error)
+        us = f" (we are {error.local})" if error.local is not None else ""
+        return grpc.StatusCode.PERMISSION_DENIED, f"peer {error.peer} is not authorized here{us}; {error.fix}"
+    code = grpc.StatusCode.UNAVAILABLE if isinstance(error, SourceUnavailable) else grpc.StatusCode.UNAUTHENTICATED
+    return code, str(error)[:MAX_SENTENCE]
 
 
 class _Calls:

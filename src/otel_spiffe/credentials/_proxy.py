@@ -6,7 +6,7 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from otel_spiffe.credentials._resolve import HostPort
 from otel_spiffe.errors import InvalidConfiguration, PeerUnreachable
@@ -48,22 +48,32 @@ def parse_proxy(url: str, *, setting: str = "proxy") -> Proxy:
         raise InvalidConfiguration(setting, f"a proxy of scheme {parts.scheme!r} is not supported", fix=_FIX)
     if not parts.hostname or not port:
         raise InvalidConfiguration(setting, "the proxy's URL names no host", fix=_FIX)
+    if parts.path not in {"", "/"} or parts.query or parts.fragment:
+        raise InvalidConfiguration(setting, "the proxy's URL goes on after its host", fix=_ESCAPE)
     return Proxy(HostPort(parts.hostname, port), _basic(parts.username, parts.password))
 
 
 _FIX: Final = "write it like http://proxy.example:3128"
+_ESCAPE: Final = "write / ? and # in a user or password as %2F, %3F and %23"
 
 
 def _basic(user: str | None, password: str | None) -> str | None:
     if not user and not password:
         return None
-    pair = f"{unquote(user or '')}:{unquote(password or '')}"
-    return "Basic " + base64.b64encode(pair.encode()).decode()
+    pair = unquote_to_bytes(user or "") + b":" + unquote_to_bytes(password or "")
+    return "Basic " + base64.b64encode(pair).decode()
 
 
 def connect_request(target: HostPort, proxy: Proxy) -> bytes:
-    """Return the request that asks `proxy` for a tunnel to `target`."""
-    host = target.host if target.host.isascii() else target.host.encode("idna").decode()
+    """Return the request that asks `proxy` for a tunnel to `target`.
+
+    Raises:
+        PeerUnreachable: the target has no name that could be written in one.
+    """
+    try:
+        host = target.host if target.host.isascii() else target.host.encode("idna").decode()
+    except UnicodeError as error:
+        raise PeerUnreachable(str(target), f"{target.host!r} is no host name: {error}", fix="mend the name") from error
     authority = HostPort(host, target.port)
     lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
     if proxy.authorization is not None:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from otel_spiffe.credentials._keys import chain_pem, key_pem
+from otel_spiffe.credentials._tls_inner import believable
 from otel_spiffe.errors import InvalidIdentity, SourceUnavailable
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class _Fetcher:
 
 
 def _open(identity: Identity) -> grpc.ServerCertificateConfiguration:
-    authorities = {each: None for bundle in identity.bundles.values() for each in bundle.authorities}
+    # Each alone is tried: of several, C-core may drop all for one that it cannot read.
+    authorities = {each: None for bundle in identity.bundles.values() for each in believable(bundle)}
     if not authorities:
         raise InvalidIdentity("identity", "its bundles hold no authority, so no client can be verified")
     return grpc.ssl_server_certificate_configuration(

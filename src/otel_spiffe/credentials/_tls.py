@@ -7,9 +7,10 @@ import ssl
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+from otel_spiffe import environment
 from otel_spiffe.credentials._tls_gate import gate
 from otel_spiffe.credentials._tls_handshake import Handshake, as_ssl_error
-from otel_spiffe.credentials._tls_inner import FORCED_OPTIONS, Inner, Settings, build
+from otel_spiffe.credentials._tls_inner import FORCED_OPTIONS, Inner, Settings, build, is_full
 from otel_spiffe.credentials._tls_sockets import SpiffeSSLObject, SpiffeSSLSocket
 from otel_spiffe.errors import InvalidConfiguration, InvalidIdentity, OtelSpiffeError, SourceUnavailable
 from otel_spiffe.identity import Identity
@@ -69,11 +70,13 @@ class SpiffeSSLContext(ssl.SSLContext):
 
     def __init__(self, protocol: int, source: Source, *, authorize: Authorizer, present_svid: bool) -> None:
         del protocol
+        environment.refuse_green_threads("SPIFFE TLS")
         self._spiffe_source = source
         self._spiffe_authorize = authorize
         self._spiffe_present = present_svid
         self._spiffe_chosen: dict[str, Any] = {}
         self._spiffe_inner: Inner | None = None
+        self._spiffe_settled = object()
         # This object itself makes no connection, and could not: it trusts nobody and holds no key.
         self.check_hostname = False
         self.verify_mode = ssl.CERT_REQUIRED
@@ -85,8 +88,10 @@ class SpiffeSSLContext(ssl.SSLContext):
         """Take a protocol setting over from the next handshake on, or refuse one that would widen trust."""
         if not name.startswith("_spiffe") and self._spiffe_ready:
             value = gate(name, value)
-            self._spiffe_inner = None
-        super().__setattr__(name, value)
+            super().__setattr__(name, value)
+            self._spiffe_choose()
+        else:
+            super().__setattr__(name, value)
 
     @property
     def local_id(self) -> SpiffeId | None:
@@ -110,8 +115,8 @@ class SpiffeSSLContext(ssl.SSLContext):
         return connection.handshake.identity is newest and end is not None and datetime.now(UTC) < end
 
     def _spiffe_choose(self, **chosen: Any) -> None:  # noqa: ANN401
-        self._spiffe_chosen.update(chosen)
-        self._spiffe_inner = None
+        self._spiffe_chosen = {**self._spiffe_chosen, **chosen}
+        self._spiffe_settled = object()  # what another thread builds meanwhile counts no more
 
     def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
         """Offer or accept these application protocols, as `ssl.SSLContext.set_alpn_protocols`."""
@@ -131,10 +136,12 @@ class SpiffeSSLContext(ssl.SSLContext):
 
     def _spiffe_current(self) -> Inner:
         # No lock: two threads at a rotation build twice and either result is right; a lock held over a fork is not.
-        identity = self._spiffe_source.identity()
+        identity, settled = self._spiffe_source.identity(), self._spiffe_settled
         inner = self._spiffe_inner
-        if inner is None or inner.identity is not identity:
-            inner = self._spiffe_inner = build(self._spiffe_settings(), identity, present_svid=self._spiffe_present)
+        if inner is None or inner.identity is not identity or inner.settled is not settled or is_full(inner):
+            settings = self._spiffe_settings()
+            inner = build(settings, identity, present_svid=self._spiffe_present, settled=settled)
+            self._spiffe_inner = inner
         return inner
 
     def _spiffe_settings(self) -> Settings:
@@ -181,7 +188,11 @@ class SpiffeSSLContext(ssl.SSLContext):
         session: object = None,
     ) -> Any:  # noqa: ANN401
         del session  # resuming one would skip the certificates
-        inner: Any = self._spiffe_begin(owner, server_side=server_side)
+        inner: Any
+        try:
+            inner = self._spiffe_begin(owner, server_side=server_side)
+        except InvalidIdentity as error:  # what accepts goes on after an OSError, and ends after a ValueError
+            raise as_ssl_error(error) from error
         return inner._wrap_socket(sock, server_side, server_hostname, owner=owner)  # noqa: SLF001
 
     def _wrap_bio(

@@ -56,6 +56,12 @@ def _num_tickets(value: int) -> int:
     return value
 
 
+def _verify_flags(value: int) -> int:
+    if value != _DEFAULT_FLAGS:
+        raise _refuse("verify_flags", "the source's revocation lists count, and RFC 5280 and SPIFFE's rules always do")
+    return value
+
+
 def _never(name: str, reason: str) -> Callable[[Any], Any]:
     def rule(value: Any) -> Any:  # noqa: ANN401
         if value is not None:
@@ -65,7 +71,9 @@ def _never(name: str, reason: str) -> Callable[[Any], Any]:
     return rule
 
 
+_DEFAULT_FLAGS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).verify_flags
 _RULES: dict[str, Callable[[Any], Any]] = {
+    "verify_flags": _verify_flags,
     "verify_mode": _verify_mode,
     "check_hostname": _check_hostname,
     "maximum_version": _version("maximum_version"),

@@ -6,13 +6,13 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
 from otel_spiffe.credentials._alerts import alert_of, certificates_of_message
 from otel_spiffe.errors import OtelSpiffeError, PeerUntrusted, RefusedByPeer, Untrusted
-from otel_spiffe.identity import Authorizer, Identity, authorize, peer_spiffe_id, verify
+from otel_spiffe.identity import Authorizer, Identity, authorize, peer_spiffe_id, verify, verify_peer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +24,13 @@ __all__ = ["HUNG_UP", "Handshake", "as_ssl_error"]
 HUNG_UP = (ssl.SSLEOFError, ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 
+def _reduced(error: OtelSpiffeError) -> tuple[Any, ...]:
+    # To pickle the class that it is made of: the one made here has no name that could be imported.
+    rebuild, (kind, *rest) = OtelSpiffeError.__reduce__(error)
+    return rebuild, (kind.__mro__[1], *rest)  # type: ignore[attr-defined]
+
+
+_PICKLED = {"__reduce__": _reduced}
 _also_ssl_errors: dict[type[OtelSpiffeError], type[OtelSpiffeError]] = {}
 
 
@@ -32,8 +39,8 @@ def as_ssl_error(error: OtelSpiffeError) -> OtelSpiffeError:
     if isinstance(error, ssl.SSLError):
         return error
     kind = type(error)
-    both = _also_ssl_errors.setdefault(kind, type(kind.__name__, (kind, ssl.SSLError), {}))
-    same = both.__new__(both, error.message)
+    both = _also_ssl_errors.setdefault(kind, type(kind.__name__, (kind, ssl.SSLError), _PICKLED))
+    same = ssl.SSLError.__new__(both, error.message)  # a ValueError's own would refuse
     same.__dict__.update(error.__dict__)
     return same
 
@@ -48,7 +55,7 @@ class Handshake:
         authorizer: whom it accepts.
         server_side: whether this end accepts the connection.
         peer_id: the peer's verified and authorized SPIFFE ID; None until then.
-        peer_expires_at: the end of the peer's chain, aware; None until then.
+        peer_expires_at: when the first certificate of the peer's verified path ends, aware; None until then.
         refusal: why the connection may not be used; None while nothing was refused.
         answered: a byte of application data has come from the peer.
     """
@@ -80,6 +87,9 @@ class Handshake:
         except OtelSpiffeError as refusal:
             self.refusal = refusal
             raise
+        except Exception as error:  # a stranger chose these bytes: whatever they do to a parser is a refusal
+            self.refusal = self._unreadable(error)
+            raise self.refusal from error
         finally:
             self._message = b""
 
@@ -88,10 +98,9 @@ class Handshake:
             detail = "the TLS session was resumed, and that skips the certificates"
             raise PeerUntrusted(Untrusted.NO_CERTIFICATE, detail, peer=None, local=self.local)
         chain = self._parse(chain_der)
-        peer = verify(chain, self.identity, now=datetime.now(UTC))
-        authorize(self.authorizer, peer, local=self.local)
-        self.peer_expires_at = min(certificate.not_valid_after_utc for certificate in chain)
-        self.peer_id = peer
+        peer = verify_peer(chain, self.identity, now=datetime.now(UTC))
+        authorize(self.authorizer, peer.id, local=self.local)
+        self.peer_expires_at, self.peer_id = peer.expires_at, peer.id
 
     def _parse(self, chain_der: Sequence[bytes]) -> tuple[x509.Certificate, ...]:
         if not chain_der:
@@ -99,9 +108,13 @@ class Handshake:
             raise PeerUntrusted(Untrusted.NO_CERTIFICATE, detail, peer=None, local=self.local)
         try:
             return tuple(map(x509.load_der_x509_certificate, chain_der))
-        except ValueError as error:
-            detail = f"its certificate cannot be read: {error}"
-            raise PeerUntrusted(Untrusted.UNREADABLE, detail, peer=None, local=self.local) from error
+        except Exception as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> PeerUntrusted:
+        # Not ValueError alone: InvalidVersion is none, and under `-W error` a negative serial number is a Warning.
+        detail = f"what it sent as certificates cannot be read: {type(error).__name__}: {error}"
+        return PeerUntrusted(Untrusted.UNREADABLE, detail, peer=None, local=self.local)
 
     def failed(self, error: OSError) -> OSError:
         """Return what to raise in place of `error`, which ended the handshake; the connection is dead after it."""
@@ -127,7 +140,7 @@ class Handshake:
             peer = verify(chain, self.identity, now=datetime.now(UTC))
         except PeerUntrusted as refusal:
             return refusal
-        except ValueError:  # no Certificate message, or none that can be read
+        except Exception:  # noqa: BLE001, S110 -- no Certificate message, or none that can be read
             pass
         if not isinstance(error, ssl.SSLCertVerificationError):
             return error
@@ -155,7 +168,7 @@ class Handshake:
         # The ID in a certificate that has not been verified: for the sentence alone.
         try:
             return peer_spiffe_id(self._parse(certificates_of_message(self._message, self._version))[0])
-        except (ValueError, PeerUntrusted):
+        except Exception:  # noqa: BLE001 -- as above
             return None
 
     def _fix(self, alert: str) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,15 +14,22 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from otel_spiffe.credentials._keys import load_svid
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from cryptography import x509
     from spiffe import SpiffeId
 
-    from otel_spiffe.identity import Identity
+    from otel_spiffe.identity import Identity, X509Bundle
 
-__all__ = ["FORCED_OPTIONS", "Inner", "Settings", "build"]
+__all__ = ["FORCED_OPTIONS", "Inner", "Settings", "believable", "build", "is_full"]
 
 FORCED_OPTIONS = ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
 """No resumption by ticket (a resumed session shows no chain), no CRIME, no renegotiation."""
 
+MAX_SESSIONS = 500
+"""TLS 1.2 sessions that OpenSSL may keep for one context of ours."""
+
+_log = logging.getLogger("otel_spiffe.credentials")
 _CERTIFICATE = 11  # the handshake message's type (RFC 8446 4)
 
 
@@ -41,18 +49,34 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inner:
-    """One identity as OpenSSL has it; never changed after it is built, because contexts only ever add CAs."""
+    """One identity as OpenSSL has it; never changed after it is built, because contexts only ever add CAs.
+
+    Attributes:
+        identity: the one.
+        local: the SPIFFE ID that is presented, or None.
+        context: OpenSSL's.
+        settled: which settings it was built by.
+    """
 
     identity: Identity
     local: SpiffeId | None
     context: ssl.SSLContext
+    settled: object
 
 
 class _Owner(Protocol):
     _spiffe: Any
 
 
-def build(settings: Settings, identity: Identity, *, present_svid: bool) -> Inner:
+def is_full(inner: Inner) -> bool:
+    """Return whether so many sessions are kept that a new context should take its place.
+
+    OpenSSL keeps the session, chain included, of each TLS 1.2 client: 20,480 of them, and Python cannot tell it not to.
+    """
+    return inner.context.session_stats()["number"] > MAX_SESSIONS
+
+
+def build(settings: Settings, identity: Identity, *, present_svid: bool, settled: object = None) -> Inner:
     """Return the context of one identity, in about a millisecond.
 
     Raises:
@@ -69,7 +93,8 @@ def build(settings: Settings, identity: Identity, *, present_svid: bool) -> Inne
     if svid is not None:
         load_svid(context, svid)
     _watch(context)
-    return Inner(identity=identity, local=svid.id if svid is not None else None, context=context)
+    local = svid.id if svid is not None else None
+    return Inner(identity=identity, local=local, context=context, settled=settled)
 
 
 def _apply(context: ssl.SSLContext, settings: Settings) -> None:
@@ -91,6 +116,36 @@ def _apply(context: ssl.SSLContext, settings: Settings) -> None:
 def _trust(context: ssl.SSLContext, identity: Identity) -> None:
     # The union of all bundles, for the first look alone: `identity.verify` then asks the one bundle that counts.
     authorities = {each for bundle in identity.bundles.values() for each in bundle.authorities}
+    try:
+        _load(context, authorities)
+    except ssl.SSLError:
+        for bundle in identity.bundles.values():
+            _load(context, believable(bundle))
+
+
+def believable(bundle: X509Bundle) -> list[x509.Certificate]:
+    """Return the authorities of a bundle that OpenSSL takes, and log which it does not.
+
+    One that it cannot read makes it refuse all that are loaded together, those of other trust domains included.
+    """
+    return [each for each in bundle.authorities if _is_taken(each, bundle)]
+
+
+def _is_taken(authority: x509.Certificate, bundle: X509Bundle) -> bool:
+    try:
+        _load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), [authority])
+    except ssl.SSLError as error:
+        _log.warning(
+            "bundle of %s: OpenSSL cannot read the authority with serial number %x (%s); whom it issued is refused",
+            bundle.trust_domain,
+            authority.serial_number,
+            error.reason or error,
+        )
+        return False
+    return True
+
+
+def _load(context: ssl.SSLContext, authorities: Collection[x509.Certificate]) -> None:
     if authorities:
         context.load_verify_locations(cadata=b"".join(each.public_bytes(Encoding.DER) for each in authorities))
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["SpiffeSSLObject", "SpiffeSSLSocket"]
 
 _AGAIN = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_ALERT_SECONDS = 1.0  # that a write which failed waits for the alert that says why: it was on its way before
 
 
 def _peer_chain(connection: ssl.SSLObject | ssl.SSLSocket) -> list[bytes]:
@@ -135,11 +136,32 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
     _sslobj: Any  # None before `connect` and after `unwrap` and `close`
     suppress_ragged_eofs: bool
     _early: bytes = b""  # read by `_write_failed`, not yet by the program
+    _sends = True  # until `shutdown` ends that
 
     @property
     def context(self) -> ssl.SSLContext:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
         """The context that made this connection; it cannot be changed."""
         return self._spiffe_context or super().context
+
+    def connect(self, addr: Any) -> None:  # noqa: ANN401
+        """Connect and do the handshake, as `ssl.SSLSocket.connect`; a socket for which this fails is closed.
+
+        The standard library's drops TLS and leaves the connection open: `sendall` would then send plaintext to a peer
+        that was just refused.
+        """
+        try:
+            super().connect(addr)
+        except BaseException:
+            self.close()
+            raise
+
+    def connect_ex(self, addr: Any) -> int:  # noqa: ANN401
+        """Connect, as `ssl.SSLSocket.connect_ex`; a socket whose handshake fails is closed."""
+        try:
+            return super().connect_ex(addr)
+        except BaseException:
+            self.close()
+            raise
 
     def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 -- the standard library's signature
         """Do the handshake, then verify and authorize the peer.
@@ -174,6 +196,7 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
         The standard library's forgets TLS here: after ``SHUT_RD`` it would send plaintext, and after ``SHUT_WR`` give
         out as application data what anybody on the way wrote.
         """
+        self._sends = self._sends and how == socket.SHUT_RD
         socket.socket.shutdown(self, how)
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002, ANN401 -- the standard library's signature
@@ -234,11 +257,17 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
 
     def _write_failed(self, error: OSError) -> OSError:
         # The alert that explains a broken pipe is still to be read; so may be an answer, which is kept for `read`.
+        if not self._sends:
+            return error
         if isinstance(error, HUNG_UP) and not self.server_side and not self._early:
+            wait = self.gettimeout()
+            self.settimeout(_ALERT_SECONDS if wait is None else min(wait, _ALERT_SECONDS))
             try:
                 self._early = super().read(1)  # pyright: ignore[reportDeprecated]
             except OSError as found:
                 error = found if alert_of(found) else error
+            finally:
+                self.settimeout(wait)
         return error if self._early else self.handshake.read_failed(error)
 
     def _ready(self) -> None:

@@ -84,8 +84,16 @@ class _GrpcExporter:
         target = grpc_target(endpoint, self._spiffe_signal)
         with ExitStack() as leases:
             parties = choose_parties(given, leases)
-            limits = _limits(given.get("timeout") or otlp_timeout(self._spiffe_signal) or _STOCK_TIMEOUT)
-            relay = leases.enter_context(Relay.outbound(target, parties.source, authorize=parties.authorize, **limits))
+            # Both waits end before the export does: gRPC would say "Deadline Exceeded" in place of the relay's reason.
+            share = 0.4 * (given.get("timeout") or otlp_timeout(self._spiffe_signal) or _STOCK_TIMEOUT)
+            relay = Relay.outbound(
+                target,
+                parties.source,
+                authorize=parties.authorize,
+                identity_timeout=min(_IDENTITY_SECONDS, share),
+                connect_timeout=min(_CONNECT_SECONDS, share),
+            )
+            leases.enter_context(relay)
             super().__init__(**_stock_arguments(given, relay))
             self._spiffe_leases = leases.pop_all()
 
@@ -142,12 +150,6 @@ class OTLPLogExporter(_GrpcExporter, _stock_logs.OTLPLogExporter):
     """
 
     _spiffe_signal = "logs"
-
-
-def _limits(timeout: float) -> dict[str, float]:
-    # Both together end before the export does: gRPC would say "Deadline Exceeded" in place of the relay's reason.
-    share = 0.4 * timeout
-    return {"identity_timeout": min(_IDENTITY_SECONDS, share), "connect_timeout": min(_CONNECT_SECONDS, share)}
 
 
 def _stock_arguments(given: Mapping[str, Any], relay: OutboundRelay) -> dict[str, Any]:

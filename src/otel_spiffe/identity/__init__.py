@@ -42,7 +42,7 @@ from otel_spiffe.identity._parse import (
 )
 from otel_spiffe.identity._source import Health, Source
 from otel_spiffe.identity._svid import x509_svid
-from otel_spiffe.identity._verify import peer_spiffe_id, verify
+from otel_spiffe.identity._verify import VerifiedPeer, peer_spiffe_id, verify, verify_peer
 
 __all__ = [
     "MAX_CERTIFICATES",
@@ -55,6 +55,7 @@ __all__ = [
     "Identity",
     "PrivateKey",
     "Source",
+    "VerifiedPeer",
     "X509Bundle",
     "X509Svid",
     "all_of",
@@ -82,5 +83,6 @@ __all__ = [
     "private_key_from_der",
     "private_key_from_pem",
     "verify",
+    "verify_peer",
     "x509_svid",
 ]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["revocation_fault"]
 
 _LEAVES, _AUTHORITIES = "leaves", "authorities"
+_MAX_SIGNERS = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +34,7 @@ class _List:
 
     Attributes:
         crl: the list itself.
+        issuer: whose it is; None where it cannot be read, and then it is nobody's.
         revoked: the serial numbers in it.
         covers: what it is complete for; nothing for a delta, an indirect or an unreadable list.
         key: the key identifier of its signer (RFC 5280 5.2.1), or None.
@@ -40,6 +42,7 @@ class _List:
     """
 
     crl: x509.CertificateRevocationList
+    issuer: x509.Name | None = None
     revoked: frozenset[int] = frozenset()
     covers: frozenset[str] = frozenset()
     key: bytes | None = None
@@ -103,17 +106,22 @@ def _problem(each: _List, kind: str, now: datetime) -> str:
 
 
 def _may_be_of(each: _List, issuer: x509.Certificate) -> bool:
-    # Two authorities may share a name; then the key identifier tells whose list it is.
-    if each.crl.issuer != issuer.subject:
+    # Two authorities may share a name; then the key identifier tells whose list it is. One key may have two of them,
+    # by two methods, in two certificates: what it signed is its own by either.
+    if each.issuer is None or each.issuer != issuer.subject:
         return False
     subject_key = find(issuer, x509.SubjectKeyIdentifier)
-    return each.key is None or subject_key is None or each.key == subject_key.value.digest
+    alike = each.key is None or subject_key is None or each.key == subject_key.value.digest
+    return alike or _is_signed(each, issuer)
 
 
 def _is_signed(each: _List, issuer: x509.Certificate) -> bool:
-    if issuer not in each.signers:
-        each.signers[issuer] = _signature_is_valid(each.crl, issuer)
-    return each.signers[issuer]
+    known = each.signers.get(issuer)
+    if known is None:
+        if len(each.signers) >= _MAX_SIGNERS:  # a federated authority may make ever new ones
+            each.signers.clear()
+        known = each.signers[issuer] = _signature_is_valid(each.crl, issuer)
+    return known
 
 
 def _signature_is_valid(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
@@ -137,9 +145,16 @@ def _read(crl: x509.CertificateRevocationList) -> _List:
         )
         # An indirect list's entries may be of other issuers, and a delta's may take back a revocation.
         entries = () if indirect else (each for each in crl if not (delta and _is_taken_back(each)))
-        return _List(crl, frozenset(each.serial_number for each in entries), covers, key)
+        return _List(crl, _issuer(crl), frozenset(each.serial_number for each in entries), covers, key)
     except UNREADABLE:
-        return _List(crl)
+        return _List(crl, _issuer(crl))
+
+
+def _issuer(crl: x509.CertificateRevocationList) -> x509.Name | None:
+    try:
+        return crl.issuer
+    except UNREADABLE:
+        return None
 
 
 def _coverage(extensions: x509.Extensions) -> tuple[frozenset[str], bool]:

@@ -7,7 +7,8 @@ the trust domain that the leaf itself claims (X509-SVID 5, Federation 7.3).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import datetime  # noqa: TC003 -- the fields of a NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cryptography import x509
 from cryptography.x509.verification import (
@@ -34,13 +35,12 @@ from otel_spiffe.identity._revocation import revocation_fault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from spiffe import SpiffeId
 
     from otel_spiffe.identity._material import Identity, X509Bundle
 
-__all__ = ["peer_spiffe_id", "verify"]
+__all__ = ["VerifiedPeer", "peer_spiffe_id", "verify", "verify_peer"]
 
 # What the Web PKI demands and SPIFFE does not: SANs critical or not as the subject bids, an AKI. What is
 # overridden here loses its built-in check, and `leaf_fault` has made it before.
@@ -52,6 +52,19 @@ _LEAF = (
     .may_be_present(x509.AuthorityKeyIdentifier, Criticality.NON_CRITICAL, None)
 )
 _AUTHORITY = ExtensionPolicy.webpki_defaults_ca()
+
+
+class VerifiedPeer(NamedTuple):
+    """A peer whose chain verifies.
+
+    Attributes:
+        id: its SPIFFE ID.
+        expires_at: when the first certificate of its verified path ends, aware; the anchor, and what the peer sent
+            beside that path, do not count.
+    """
+
+    id: SpiffeId
+    expires_at: datetime
 
 
 def peer_spiffe_id(leaf: x509.Certificate, *, local: SpiffeId | None = None) -> SpiffeId:
@@ -92,21 +105,43 @@ def verify(
         PeerUntrusted: it does not verify; `why` and `detail` say the reason.
         InvalidConfiguration: `now` is naive.
     """
+    return verify_peer(chain, identity, now=now, max_chain=max_chain).id
+
+
+def verify_peer(
+    chain: Sequence[x509.Certificate],
+    identity: Identity,
+    *,
+    now: datetime,
+    max_chain: int = MAX_CHAIN_CERTIFICATES,
+) -> VerifiedPeer:
+    """Return what `verify` does, and until when it holds.
+
+    Args:
+        chain: as `verify`.
+        identity: as `verify`.
+        now: as `verify`.
+        max_chain: as `verify`.
+
+    Raises:
+        PeerUntrusted: as `verify`.
+        InvalidConfiguration: as `verify`.
+    """
     if now.tzinfo is None:
         raise InvalidConfiguration("now", "it is a naive datetime", fix="use datetime.now(UTC)")
     local = identity.chosen.id if identity.chosen is not None else None
     if not chain:
         raise PeerUntrusted(Untrusted.NO_CERTIFICATE, "it sent no certificate", peer=None, local=local)
     claimed = peer_spiffe_id(chain[0], local=local)
-    fault = _fault(chain, claimed, identity, now, max_chain)
-    if fault is not None:
-        raise PeerUntrusted(fault.why, fault.detail, peer=claimed, local=local)
-    return claimed
+    found = _checked(chain, claimed, identity, now, max_chain)
+    if isinstance(found, Fault):
+        raise PeerUntrusted(found.why, found.detail, peer=claimed, local=local)
+    return VerifiedPeer(claimed, found)
 
 
-def _fault(
+def _checked(
     chain: Sequence[x509.Certificate], claimed: SpiffeId, identity: Identity, now: datetime, max_chain: int
-) -> Fault | None:
+) -> Fault | datetime:
     fault = leaf_fault(chain[0], claimed) or _length_fault(chain, max_chain)
     if fault is not None:
         return fault
@@ -120,9 +155,12 @@ def _fault(
     except (VerificationError, *UNREADABLE) as error:
         return path_fault(chain, bundle, identity, now=now, error=error)
     try:
-        return _issuers_fault(path, claimed) or revocation_fault(path, identity, now=now)
+        fault = _issuers_fault(path, claimed) or revocation_fault(path, identity, now=now)
+        return fault or min(each.not_valid_after_utc for each in path[:-1])
     except UNREADABLE as error:
-        return Fault(Untrusted.UNREADABLE, f"one of its issuers cannot be read: {error}")
+        return Fault(
+            Untrusted.UNREADABLE, f"one of its issuers, or a revocation list of theirs, cannot be read: {error}"
+        )
 
 
 def _path(
