@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import contextlib
 import gzip
 import http.client
 import socket
@@ -326,3 +327,72 @@ def test_close_leaves_no_thread_and_no_open_connection(spiffe_source_of):
     sink.close()
     left = [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("otel-spiffe-sink")]
     assert left == []
+
+
+@pytest.fixture
+def raw(otlp_sink, spiffe_source_of):
+    """Connections over TLS to the HTTP port, to say anything on."""
+    context = client_context(spiffe_source_of(), authorize=authorize_id(_COLLECTOR))
+    host, _, port = otlp_sink.http_endpoint.removeprefix("https://").partition(":")
+    opened = []
+
+    def connect():
+        opened.append(context.wrap_socket(socket.create_connection((host, int(port)), timeout=_WAIT)))
+        return opened[-1]
+
+    yield connect
+    for connection in opened:
+        connection.close()
+
+
+def half(length):
+    return b"POST /v1/traces HTTP/1.1\r\nContent-Type: application/x-protobuf\r\nContent-Length: %s\r\n\r\n" % length
+
+
+@pytest.fixture
+def escaped(monkeypatch, caplog):
+    """What came out of a thread, or was logged as if it had."""
+    escaped = []
+    monkeypatch.setattr(threading, "excepthook", escaped.append)
+    yield escaped
+    assert [record for record in caplog.records if record.name == "otel_spiffe.testing"] == []
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_disturbs_nobody(otlp_sink, raw, escaped):
+    body = traces().SerializeToString()
+    raw().sendall(half(b"%d" % (2 * len(body))) + body)  # no close: the sink sees it go at `shutdown`
+    broken = raw()
+    broken.sendall(half(b"%d" % (2 * len(body))) + body)
+    broken.shutdown(socket.SHUT_WR)
+    with contextlib.suppress(OSError):  # or nothing, where the sink was quicker than its alert
+        assert broken.recv(1) == b""
+    otlp_sink.go_away()  # joins the threads
+    assert escaped == []
+    assert otlp_sink.counts.requests == 0
+
+
+def test_a_length_of_thousands_of_digits_is_too_large(otlp_sink, raw, escaped):
+    connection = raw()
+    connection.sendall(half(b"9" * 5000))
+    assert connection.recv(64).startswith(b"HTTP/1.1 413 ")
+    otlp_sink.go_away()
+    assert escaped == []
+
+
+def test_a_connection_for_which_no_thread_can_be_started_is_closed_and_the_sink_goes_on(
+    otlp_sink, post, raw, monkeypatch, caplog
+):
+    start = threading.Thread.start
+
+    def exhausted(self):
+        if self.name == "otel-spiffe-sink-http":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", exhausted)
+        with pytest.raises((OSError, OtelSpiffeError)):
+            raw()
+    assert post("/v1/traces", traces().SerializeToString()).status == 200
+    otlp_sink.go_away()
+    assert "can't start new thread" in caplog.text

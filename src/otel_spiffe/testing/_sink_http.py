@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import socket
 import threading
 import zlib
@@ -15,6 +17,7 @@ import grpc
 from cryptography import x509
 
 from otel_spiffe.credentials import SpiffeSSLSocket, server_context
+from otel_spiffe.errors import OtelSpiffeError
 
 if TYPE_CHECKING:
     import ssl
@@ -26,6 +29,7 @@ __all__ = ["HttpReceiver"]
 
 _HANDSHAKE_SECONDS = 30.0
 _JOIN_SECONDS = 30.0
+_LENGTH_DIGITS = 19  # of Content-Length; int() refuses thousands of them with an error
 
 # OTLP 1.11 "Failures": which of these a client may retry is the same on both transports.
 _HTTP_STATUS = {
@@ -38,6 +42,8 @@ _HTTP_STATUS = {
     grpc.StatusCode.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
     grpc.StatusCode.UNIMPLEMENTED: HTTPStatus.NOT_FOUND,
 }
+
+_logger = logging.getLogger("otel_spiffe.testing")
 
 
 class HttpReceiver:
@@ -81,12 +87,17 @@ class _Server(ThreadingHTTPServer):
             target=self._connection, args=(request, client_address), name="otel-spiffe-sink-http", daemon=True
         )
         with self._lock:
+            thread.start()  # raises where there are no more threads, and is joined later where it does not
             self._connections[thread] = request
-        thread.start()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401, ARG002
+        _logger.exception("a connection to the OTLP sink failed")  # noqa: LOG004 -- called in a handler
 
     def _connection(self, request: socket.socket, client_address: Any) -> None:  # noqa: ANN401
         try:
             self._talk(request, client_address)
+        except Exception:  # noqa: BLE001 -- a thread's outermost frame: it would fail the test of whoever uses the sink
+            self.handle_error(request, client_address)
         finally:
             with self._lock:
                 self._connections.pop(threading.current_thread(), None)
@@ -96,24 +107,26 @@ class _Server(ThreadingHTTPServer):
             # wrap_socket takes the descriptor away from `request`: whoever ends connections must know the new one
             # before the handshake, which may never end.
             tls = self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
-        except OSError as error:  # the source has no identity, or the peer has gone
+        except (OSError, OtelSpiffeError) as error:  # the source has no identity, or the peer has gone
             self.record.refused(str(error))
             request.close()
             return
         with self._lock:
             self._connections[threading.current_thread()] = tls
             closed = self._closed
-        if not closed and self._shaken(tls):
-            with contextlib.suppress(OSError):  # the client went away in the middle
-                self.finish_request(tls, client_address)
-        self.shutdown_request(tls)
+        try:
+            if not closed and self._shaken(tls):
+                with contextlib.suppress(OSError):  # the client went away in the middle
+                    self.finish_request(tls, client_address)
+        finally:
+            self.shutdown_request(tls)
 
     def _shaken(self, tls: ssl.SSLSocket) -> bool:
         try:
             tls.settimeout(_HANDSHAKE_SECONDS)
             tls.do_handshake()
             tls.settimeout(None)
-        except OSError as error:
+        except (OSError, OtelSpiffeError) as error:
             self.record.refused(str(error))
             return False
         return True
@@ -141,6 +154,13 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     _SIGNALS: ClassVar[dict[str, Signal]] = {"/v1/traces": "traces", "/v1/metrics": "metrics", "/v1/logs": "logs"}
 
+    def setup(self) -> None:
+        super().setup()
+        # Now: once the client has broken off, OpenSSL no longer gives its certificate out.
+        tls = cast("SpiffeSSLSocket", self.connection)
+        self._peer = tls.peer_id
+        self._serial = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"").serial_number
+
     def do_POST(self) -> None:
         server = cast("_Server", self.server)
         signal = self._SIGNALS.get(self.path)
@@ -153,11 +173,9 @@ class _Handler(BaseHTTPRequestHandler):
             if isinstance(body, HTTPStatus):
                 self._answer(body)
                 return
-            tls = cast("SpiffeSSLSocket", self.connection)
-            serial = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"").serial_number
             headers = {name.lower(): value for name, value in self.headers.items()}
             self._answer_verdict(
-                server.record.take(signal, "http", body, peer=tls.peer_id, serial=serial, headers=headers)
+                server.record.take(signal, "http", body, peer=self._peer, serial=self._serial, headers=headers)
             )
 
     def _answer_verdict(self, verdict: Verdict) -> None:
@@ -168,9 +186,11 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("content-length", "")
         if not (length.isascii() and length.isdigit()):
             return HTTPStatus.LENGTH_REQUIRED
-        if int(length) > limit:
+        if len(length) > _LENGTH_DIGITS or int(length) > limit:
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
         body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            raise ConnectionResetError(errno.ECONNRESET, "the client left in the middle of its body")
         encoding = self.headers.get("content-encoding", "identity").lower()
         if encoding == "identity":
             return body
