@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -24,15 +25,17 @@ class Tally:
         self.received = {(signal, way): 0 for signal in SIGNALS for way in TRANSPORTS}
         self.serials: set[int] = set()
         self._sender = sender
-        self._seen = 0
+        self._last: Received | None = None
 
     def take(self, sink: OtlpSink) -> None:
         """Count what came since the last time."""
         requests = sink.received()
-        for request in requests[self._seen :]:
+        # Not by its place: the sink forgets the oldest when it has many.
+        new = list(itertools.takewhile(lambda request: request is not self._last, reversed(requests)))
+        for request in new:
             if str(request.peer) == self._sender:
                 self._count(request)
-        self._seen = len(requests)
+        self._last = requests[-1] if requests else None
 
     def _count(self, request: Received) -> None:
         key = request.signal, {"grpc": "gRPC", "http": "HTTP"}[request.transport]
