@@ -33,6 +33,12 @@ def test_the_picture_fits_in_height_and_shows_the_newest(good_story, height):
     assert ("impostor 0" in text) == (height == 45)
 
 
+@pytest.mark.parametrize("count", range(10))
+def test_the_newest_events_are_shown_however_few_there_are(good_story, count):
+    text = drawn(replace(good_story, events=good_story.events[:count]), 100)
+    assert [f"event {n}" in text for n in range(count)] == [n >= count - 6 for n in range(count)]
+
+
 def test_what_got_through_is_not_called_refused(good_story):
     story = replace(good_story, attempts=(replace(good_story.attempts[0], refused=False, reason="nobody said no"),))
     assert "GOT THROUGH" in drawn(story, 80)

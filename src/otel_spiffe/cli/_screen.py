@@ -76,7 +76,7 @@ def draw(story: Story, *, width: int, height: int) -> RenderableType:
             _flows(story),
             *(part for paragraph in refusals for part in paragraph),
             *([Text()] if room and refusals else []),
-            *map(_event, events[len(events) - room :]),
+            *map(_event, events[-room:] if room else ()),
         ),
         title="[bold]otel-spiffe[/bold] · telemetry over identities that renew themselves",
         border_style="cyan",
