@@ -30,6 +30,7 @@ PROXY = Proxy(HostPort("proxy.example", 3128))
         ("http://user:pass@proxy.example:3128", "proxy.example:3128", b"user:pass"),
         ("http://us%40er:p%3Ass@proxy.example:3128", "proxy.example:3128", b"us@er:p:ss"),
         ("http://user@proxy.example:3128", "proxy.example:3128", b"user:"),
+        ("http://user:p%FF@proxy.example:3128", "proxy.example:3128", b"user:p\xff"),
     ],
 )
 def test_a_proxy_url_is_read(url, where, credentials):
@@ -48,12 +49,19 @@ def test_a_proxy_url_is_read(url, where, credentials):
         "http://user:secret@proxy.example:port",
         "http://user:secret@proxy.example:99999",
         "http://user:secret@[::1",
+        "http://user:12/secret@proxy.example:3128",
+        "http://proxy.example:3128/?secret",
     ],
 )
 def test_another_url_is_refused_without_its_password(url):
     with pytest.raises(InvalidConfiguration, match="HTTPS_PROXY") as caught:
         parse_proxy(url, setting="HTTPS_PROXY")
     assert "secret" not in str(caught.value)
+
+
+def test_a_name_that_cannot_be_written_is_unreachable():
+    with pytest.raises(PeerUnreachable, match="is no host name"):
+        connect_request(HostPort("collector\u3002\u3002example", 4317), parse_proxy("http://proxy.example:3128"))
 
 
 def test_the_request_names_the_target_and_shows_credentials_nowhere_else():

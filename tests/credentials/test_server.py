@@ -26,7 +26,7 @@ from otel_spiffe.credentials import (
 from otel_spiffe.credentials._interceptor_verdict import MAX_VERDICTS, Connection, Judge, calls
 from otel_spiffe.credentials._keys import chain_pem, key_pem
 from otel_spiffe.errors import PeerUntrusted, RefusedByPeer, Untrusted
-from otel_spiffe.identity import Identity, authorize_any, authorize_id
+from otel_spiffe.identity import Identity, authorize_any, authorize_id, authorize_one_of
 from otel_spiffe.sources import StaticSource
 from otel_spiffe.testing import Fault
 
@@ -150,6 +150,23 @@ def test_an_authorized_client_learns_that_there_is_no_such_method(collector, spi
     ):
         _call(channel, kind, "NoSuchMethod")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_refused_client_learns_nothing_of_the_authorizer(collector, spiffe_own_ca, roots, caplog):
+    def broken(_):
+        raise ConnectionError("postgres://authz:hunter2@10.0.0.7/policies")
+
+    for policy in (broken, authorize_one_of(*(f"spiffe://test.example/{number}" for number in range(1000)))):
+        interceptor = AuthorizationInterceptor(collector, authorize=policy)
+        with (
+            _serving(collector, interceptor) as port,
+            _channel(spiffe_own_ca.issue(APP), roots, port) as channel,
+            pytest.raises(grpc.RpcError) as caught,
+        ):
+            _call(channel, KINDS[0])
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert caught.value.details() == f"peer {APP} is not authorized here (we are {COLLECTOR}){AUTHORIZE}"
+    assert "hunter2" in caplog.text  # whoever runs the server does learn it
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -80,6 +80,7 @@ def test_a_connection_is_current_until_the_source_has_a_newer_identity(spiffe_ow
 
 
 REFUSED = [
+    ("verify_flags", ssl.VERIFY_CRL_CHECK_LEAF),
     ("verify_mode", ssl.CERT_NONE),
     ("verify_mode", ssl.CERT_OPTIONAL),
     ("check_hostname", True),

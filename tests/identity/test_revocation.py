@@ -7,9 +7,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from otel_spiffe.errors import PeerUntrusted, Untrusted
-from otel_spiffe.identity import verify
+from otel_spiffe.identity import _revocation, verify
 
 SECOND = timedelta(seconds=1)
 POINT = {
@@ -49,6 +50,33 @@ def test_a_revoked_leaf_is_refused_and_its_neighbour_is_not(mint, root):
     assert refused.value.detail == (
         f"it, with serial number {bad.certificate.serial_number:x}, is in the revocation list of 'CN=root'"
     )
+
+
+def test_a_key_s_list_counts_in_each_certificate_of_that_key(mint, root):
+    """An intermediate that was issued anew, by another method of naming its key, does not take a revocation back."""
+    other = x509.SubjectKeyIdentifier(b"another way of naming it")
+    first = mint.ca("middle", root)
+    second = mint.ca("middle", root, key=first.key, extra=[(other, False)], ski=False)
+    bad = mint.leaf(first)
+    crl = mint.crl(first, revoked=[bad])
+    for middle in (first, second):
+        assert outcome(mint, root, [bad, middle], crl) is Untrusted.REVOKED
+
+
+def test_a_list_whose_issuer_cannot_be_read_is_nobody_s(mint, root):
+    crl = mint.crl(mint.ca("extra"))
+    broken = x509.load_der_x509_crl(crl.public_bytes(Encoding.DER).replace(b"extra", b"extr\xff"))
+    assert outcome(mint, root, [mint.leaf(root)], broken) is None
+
+
+def test_the_memory_of_who_signed_a_list_is_bounded(mint, root):
+    leaf, crl = mint.leaf(root), mint.crl(root)
+    identity = mint.identity(mint.bundle(root), crls=[crl])
+    verify([leaf.certificate], identity, now=mint.now)
+    (read,) = _revocation._read_lists[identity]
+    for _ in range(3 * _revocation._MAX_SIGNERS):
+        _revocation._is_signed(read, mint.ca("root").certificate)
+    assert len(read.signers) <= _revocation._MAX_SIGNERS
 
 
 def test_a_revoked_intermediate_takes_its_leaves_along(mint, root):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import grpc
 import grpc.aio
 
-from otel_spiffe.credentials._interceptor_verdict import Judge, calls, connection_of, refusal_of
+from otel_spiffe.credentials._interceptor_verdict import Judge, calls, connection_of
 from otel_spiffe.errors import OtelSpiffeError
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class AioAuthorizationInterceptor(grpc.aio.ServerInterceptor):
         try:
             peer = self._judge.judge(connection)
         except OtelSpiffeError as error:
-            await context.abort(*refusal_of(error))
+            await context.abort(*self._judge.refuse(error))
             raise  # abort has raised; were it to return, nothing may run
         calls.begin(connection, peer)
         context.add_done_callback(functools.partial(_ended, connection))
@@ -141,7 +141,7 @@ def _judge(judge: Judge, context: Any) -> Connection:  # noqa: ANN401 -- grpc's 
     try:
         peer = judge.judge(connection)
     except OtelSpiffeError as error:
-        context.abort(*refusal_of(error))
+        context.abort(*judge.refuse(error))
         raise  # abort has raised; were it to return, nothing may run
     calls.begin(connection, peer)
     return connection

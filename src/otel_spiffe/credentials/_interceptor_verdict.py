@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 
+from otel_spiffe.credentials._reports import Reports
 from otel_spiffe.errors import (
     InvalidIdentity,
     OtelSpiffeError,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from otel_spiffe.identity import VerifiedPeer
 
-__all__ = ["MAX_VERDICTS", "Connection", "Judge", "calls", "connection_of", "peer_id", "refusal_of"]
+__all__ = ["MAX_VERDICTS", "Connection", "Judge", "calls", "connection_of", "peer_id"]
 
 MAX_SENTENCE = 2000
 """Characters of a refusal that are sent to the client: gRPC drops a status of more than 16 KiB."""
@@ -82,6 +83,7 @@ class Judge:
         self._authorizer = authorizer
         self._clock = clock
         self._verdicts: dict[tuple[bytes, bytes], _Verdict] = {}
+        self._reports = Reports("gRPC server")
 
     def judge(self, connection: Connection) -> SpiffeId:
         """Return the client's SPIFFE ID.
@@ -94,7 +96,20 @@ class Judge:
         identity = self._source.identity()
         peer = self._verified(connection, identity)
         authorize(self._authorizer, peer, local=_local(identity))
+        self._reports.over(str(peer))
         return peer
+
+    def refuse(self, error: OtelSpiffeError) -> tuple[grpc.StatusCode, str]:
+        """Log why a client is refused; return the status and the sentence that it is answered with.
+
+        Of the authorizer it learns nothing: neither whom else it would let in, nor what went wrong in it.
+        """
+        self._reports.say(str(error), about=str(getattr(error, "peer", None)))
+        if isinstance(error, PeerNotAuthorized):
+            us = f" (we are {error.local})" if error.local is not None else ""
+            return grpc.StatusCode.PERMISSION_DENIED, f"peer {error.peer} is not authorized here{us}; {error.fix}"
+        code = grpc.StatusCode.UNAVAILABLE if isinstance(error, SourceUnavailable) else grpc.StatusCode.UNAUTHENTICATED
+        return code, str(error)[:MAX_SENTENCE]
 
     def _verified(self, connection: Connection, identity: Identity) -> SpiffeId:
         now, key = self._clock(), (connection.leaf, connection.intermediates)
@@ -128,18 +143,6 @@ def _good_until(peer: VerifiedPeer, identity: Identity, now: datetime) -> dateti
     ends = [each.not_valid_after_utc for each in authorities if each.not_valid_after_utc > now]
     ends += [each.next_update_utc for each in identity.crls if each.next_update_utc is not None]
     return min([peer.expires_at, *ends])
-
-
-def refusal_of(error: OtelSpiffeError) -> tuple[grpc.StatusCode, str]:
-    """Return the status and the sentence that a refused client is answered with.
-
-    Of the authorizer it learns nothing: neither whom else it would let in, nor what went wrong in it.
-    """
-    if isinstance(error, PeerNotAuthorized):
-        us = f" (we are {error.local})" if error.local is not None else ""
-        return grpc.StatusCode.PERMISSION_DENIED, f"peer {error.peer} is not authorized here{us}; {error.fix}"
-    code = grpc.StatusCode.UNAVAILABLE if isinstance(error, SourceUnavailable) else grpc.StatusCode.UNAUTHENTICATED
-    return code, str(error)[:MAX_SENTENCE]
 
 
 class _Calls:

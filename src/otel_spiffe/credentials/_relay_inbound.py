@@ -15,7 +15,7 @@ from otel_spiffe.credentials._relay_accept import Acceptor
 from otel_spiffe.credentials._relay_dial import shake_hands
 from otel_spiffe.credentials._relay_lifetime import Lifetime
 from otel_spiffe.credentials._relay_pump import Pump
-from otel_spiffe.credentials._relay_reports import Reports
+from otel_spiffe.credentials._reports import Reports
 from otel_spiffe.credentials._resolve import HostPort, connect
 from otel_spiffe.credentials._tls import server_context
 from otel_spiffe.errors import InvalidConfiguration, OtelSpiffeError, PeerRejected

@@ -16,7 +16,7 @@ from otel_spiffe.credentials._relay_accept import Acceptor
 from otel_spiffe.credentials._relay_connection import Connection
 from otel_spiffe.credentials._relay_dial import Dialer
 from otel_spiffe.credentials._relay_listener import PrivateListener
-from otel_spiffe.credentials._relay_reports import Reports
+from otel_spiffe.credentials._reports import Reports
 from otel_spiffe.credentials._tls import client_context
 from otel_spiffe.errors import OtelSpiffeError, SourceUnavailable
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a relay's log holds after an hour of the same trouble, and after an hour of a stranger's inventions."""
+"""What a log holds after an hour of the same trouble, and after an hour of a stranger's inventions."""
 
 import logging
 
 import pytest
 
-from otel_spiffe.credentials import _relay_reports
-from otel_spiffe.credentials._relay_reports import Reports
+from otel_spiffe.credentials import _reports
+from otel_spiffe.credentials._reports import Reports
 
 APP = "spiffe://prod.example/app"
 
@@ -47,13 +47,13 @@ def test_time_that_goes_by_is_no_news(reports, caplog, text):
 
 
 def test_strangers_who_invent_names_fill_neither_log_nor_memory(reports, caplog, clock):
-    for number in range(10 * _relay_reports.LINES):
+    for number in range(10 * _reports.LINES):
         reports.say(f"peer spiffe://evil.example/{number} is not trusted", about=f"spiffe://evil.example/{number}")
-    assert len(caplog.messages) == len(reports._said) == _relay_reports.LINES
-    clock[0] += _relay_reports.PERIOD
+    assert len(caplog.messages) == len(reports._said) == _reports.LINES
+    clock[0] += _reports.PERIOD
     reports.say("peer spiffe://evil.example/new is not trusted", about="spiffe://evil.example/new")
     assert caplog.messages[-2:] == [
-        f"relay on [::1]:4317: {9 * _relay_reports.LINES} more failures were not logged one by one",
+        f"relay on [::1]:4317: {9 * _reports.LINES} more failures were not logged one by one",
         "relay on [::1]:4317: peer spiffe://evil.example/new is not trusted",
     ]
-    assert len(reports._said) == _relay_reports.LINES
+    assert len(reports._said) == _reports.LINES
