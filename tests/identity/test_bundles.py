@@ -279,6 +279,15 @@ class TestJwks:
 
 
 class TestMap:
+    def test_what_is_left_out_is_told_and_the_others_are_returned(self, bundle):
+        whole = json.loads(bundles_to_map([bundle]))["trust_domains"]
+        broken = {"a.b": [], "c.d": {"keys": []}, "C.d": {"keys": []}, "no domain": {"keys": []}}
+        told = {}
+        found = bundles_from_map(jwks(trust_domains={**broken, **whole}), leave_out=told.__setitem__)
+        assert found == {TD: bundle}
+        assert set(told) == set(broken)
+        assert "it holds c.d twice" in str(told["C.d"])
+
     @pytest.mark.parametrize(
         ("data", "reason"),
         [

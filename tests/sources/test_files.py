@@ -3,16 +3,24 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import json
 import logging
 import os
 import queue
+import stat
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import psutil
 import pytest
+import watchfiles
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from otel_spiffe.ca import CertificateAuthority
@@ -27,6 +35,7 @@ from otel_spiffe.sources import (
     Layout,
     Limits,
     _files,
+    _read,
 )
 
 APP = "spiffe://prod.example/app"
@@ -351,6 +360,175 @@ def test_a_broken_bundle_of_another_trust_domain_costs_only_itself(tmp_path, ca,
     assert set(watched.next().bundles) == {ca.trust_domain, other.trust_domain}
 
 
+def in_a_directory_of_its_own(folder, name):
+    (folder / "theirs").mkdir()
+    return folder / "theirs" / name
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda path: path.unlink(), "does not exist"),
+        (lambda path: (path.unlink(), path.symlink_to("nowhere")), "does not exist"),
+        (lambda path: (path.unlink(), path.mkdir()), "is no regular file"),
+        (lambda path: path.chmod(0), "cannot be read"),
+        (lambda path: path.write_bytes(b"x" * 70_000), "larger than 65536 bytes"),
+    ],
+    ids=["missing", "dangling", "a directory", "unreadable", "too large"],
+)
+@pytest.mark.parametrize("place", ["credential bundle", "named", "named elsewhere"])
+def test_a_bundle_file_of_another_trust_domain_that_cannot_be_read_costs_only_itself(
+    tmp_path, ca, watch, monkeypatch, spoil, sentence, place
+):
+    other, name = CertificateAuthority.in_memory("other.example"), "other.example.pem"
+    layout = CREDENTIAL_BUNDLE if place == "credential bundle" else SPIFFE_HELPER
+    path = in_a_directory_of_its_own(tmp_path, name) if place == "named elsewhere" else tmp_path / name
+    named = {} if place == "credential bundle" else {"bundle_files": {"other.example": path}}
+    monkeypatch.setattr(_read.os, "open", denying(os.open))  # root may read everything
+    write_set(tmp_path, ca.issue(APP), ca.bundle, layout)
+    path.write_bytes(bundle_to_pem(other.bundle))
+    watched = watch(tmp_path, layout=layout, limits=Limits(file_bytes=65_536), **named)
+    assert set(watched.next().bundles) == {ca.trust_domain, other.trust_domain}
+    spoil(path)
+    if place == "credential bundle" and not os.path.lexists(path):
+        watched.until(lambda _: len(watched.source.identity().bundles) == 1)  # it is said no more, so not missed
+    else:
+        assert name in watched.problem(sentence)
+    renewed = ca.issue(APP)
+    write_set(tmp_path, renewed, ca.bundle, layout)
+    watched.until(lambda _: watched.source.identity().svid.leaf == renewed.leaf)
+    assert list(watched.source.identity().bundles) == [ca.trust_domain]
+    assert (watched.source.health().ready, watched.source.health().failures) == (True, 0)
+
+
+def denying(really):
+    """Return `os.open` as it is for somebody who is not root, for files that nobody may read."""
+
+    def opened(name, flags, *mode, **where):
+        descriptor = really(name, flags, *mode, **where)
+        if not stat.S_IMODE(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+        return descriptor
+
+    return opened
+
+
+def test_a_directory_of_another_trust_domain_that_is_missing_costs_only_that_domain(tmp_path, ca, watch):
+    other = CertificateAuthority.in_memory("other.example")
+    write_set(tmp_path, ca.issue(APP), ca.bundle)
+    path = tmp_path / "theirs" / "bundle.pem"
+    watched = watch(tmp_path, bundle_files={"other.example": path})
+    assert list(watched.next().bundles) == [ca.trust_domain]
+    assert "theirs does not exist; peers of that trust domain are refused" in watched.source.health().problem
+    renewed = ca.issue(APP)
+    write_set(tmp_path, renewed, ca.bundle)
+    assert watched.next().svid.leaf == renewed.leaf
+    path.parent.mkdir()
+    path.write_bytes(bundle_to_pem(other.bundle))
+    assert other.trust_domain in watched.next().bundles
+
+
+@pytest.mark.parametrize("name", ["other.example", "no trust domain"])
+def test_a_broken_entry_of_a_bundle_map_costs_only_itself(tmp_path, ca, watch, name):
+    other = CertificateAuthority.in_memory("other.example")
+    write_set(tmp_path, ca.issue(APP), ca.bundle)
+    whole = json.loads(bundles_to_map([ca.bundle, other.bundle]))
+    broken = {"trust_domains": {**whole["trust_domains"], name: {"keys": "none"}}}
+    (tmp_path / "svid_bundle.pem").write_text(json.dumps(broken))
+    watched = watch(tmp_path)
+    rest = {"prod.example", "other.example"} - {name}
+    assert set(map(str, watched.next().bundles)) == rest
+    assert name in watched.source.health().problem
+    (tmp_path / "svid_bundle.pem").write_text(json.dumps(whole))
+    watched.until(lambda health: not health.problem)
+    assert len(watched.source.identity().bundles) == 2
+
+
+def test_the_broken_entry_of_our_own_trust_domain_is_not_left_out_of_a_bundle_map(tmp_path, ca, watch):
+    write_set(tmp_path, ca.issue(APP), ca.bundle)
+    (tmp_path / "svid_bundle.pem").write_text('{"trust_domains": {"Prod.example": {"keys": "none"}}}')
+    assert "svid_bundle.pem: bundle of prod.example: it has no 'keys'" in watch(tmp_path).problem("bundle of prod")
+
+
+def test_another_trust_domain_with_two_bundles_has_none(tmp_path, ca, watch):
+    other = CertificateAuthority.in_memory("other.example").bundle
+    write_set(tmp_path, ca.issue(APP), ca.bundle)
+    (tmp_path / "svid_bundle.pem").write_bytes(bundles_to_map([ca.bundle, other]))
+    (tmp_path / "other.pem").write_bytes(bundle_to_pem(other))
+    watched = watch(tmp_path, bundle_files={"other.example": tmp_path / "other.pem"})
+    assert list(watched.next().bundles) == [ca.trust_domain]
+    assert "another bundle of other.example" in watched.source.health().problem
+
+
+def test_relative_names_stay_what_they_were_when_the_program_goes_elsewhere(tmp_path, ca, watch, monkeypatch):
+    other = CertificateAuthority.in_memory("other.example")
+    write_set(tmp_path, ca.issue(APP), ca.bundle)
+    (tmp_path / "other.pem").write_bytes(bundle_to_pem(other.bundle))
+    monkeypatch.chdir(tmp_path)
+    watched = watch(".", bundle_files={"other.example": "other.pem"})
+    assert len(watched.next().bundles) == 2
+    monkeypatch.chdir("/")
+    renewed = ca.issue(APP)
+    write_set(tmp_path, renewed, ca.bundle)
+    identity = watched.next()
+    assert identity.svid.leaf == renewed.leaf
+    assert len(identity.bundles) == 2
+
+
+@pytest.mark.parametrize("error", [OSError, type("WatchfilesRustInternalError", (RuntimeError,), {})])
+def test_what_cannot_be_watched_is_polled_and_the_log_says_so_once(tmp_path, ca, watch, monkeypatch, caplog, error):
+    def no_instances(*_paths, **_how):
+        raise error("Too many open files (os error 24)")
+
+    caplog.set_level(logging.WARNING, "otel_spiffe.sources")
+    monkeypatch.setattr(watchfiles, "watch", no_instances)
+    write_set(tmp_path, ca.issue(APP), ca.bundle)
+    watched = watch(tmp_path)
+    watched.next()
+    for _ in range(2):
+        renewed = ca.issue(APP)
+        write_set(tmp_path, renewed, ca.bundle)
+        assert watched.next().svid.leaf == renewed.leaf
+    said = [record.getMessage() for record in caplog.records if "looked at every 0.2 s" in record.getMessage()]
+    assert len(said) == 1
+    assert "Too many open files" in said[0]
+    assert "fs.inotify.max_user_instances" in said[0]
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+ENTERED = """
+import os, sys
+from otel_spiffe.sources import SPIFFE_HELPER, FileSource
+folder = sys.argv[1]
+if os.geteuid() == 0:  # who may list everything
+    for path in (folder, *(f"{folder}/{name}" for name in SPIFFE_HELPER.names)):
+        os.chown(path, 65534, 65534)
+    import watchfiles
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+svid, key, bundle = (f"{folder}/{name}" for name in SPIFFE_HELPER.names)
+for source in (
+    FileSource.open(svid_file=svid, svid_key_file=key, bundle_file=bundle),
+    FileSource.open(folder),
+    FileSource.open(folder, layout=SPIFFE_HELPER),
+):
+    with source:
+        print(source.wait(30).id)
+"""
+
+
+def test_a_directory_that_may_be_entered_and_not_listed_is_enough(ca):
+    """As /etc/ssl/private is, with 0710."""
+    with tempfile.TemporaryDirectory() as name:  # below the parent of `tmp_path` nobody else may enter
+        write_set(Path(name), ca.issue(APP), ca.bundle)
+        Path(name).chmod(0o311)
+        program = [sys.executable, "-W", "error", "-c", ENTERED, name]
+        done = subprocess.run(program, capture_output=True, text=True, timeout=3 * PATIENCE, check=False)
+        Path(name).chmod(0o700)
+    assert done.stdout == f"{APP}\n" * 3, done.stderr
+
+
 def test_a_broken_bundle_of_our_own_trust_domain_is_not_left_out(tmp_path, ca, watch):
     write_set(tmp_path, ca.issue(APP), ca.bundle, CREDENTIAL_BUNDLE)
     (tmp_path / "prod.example.pem").write_bytes(chain_pem(ca.issue(APP)))
@@ -373,6 +551,16 @@ def test_a_bug_of_ours_is_told_by_the_health_and_the_files_are_looked_at_again(t
         write_set(tmp_path, renewed, ca.bundle)
         watched.problem("which is a bug: ZeroDivisionError: oh")
     assert watched.next().svid.leaf == renewed.leaf
+
+
+def test_the_missing_bundle_of_our_own_trust_domain_is_not_left_out(tmp_path, ca, watch):
+    write_set(tmp_path, ca.issue(APP), ca.bundle, CREDENTIAL_BUNDLE)
+    (tmp_path / "prod.example.pem").unlink()
+    (tmp_path / "prod.example.pem").symlink_to("nowhere")
+    watched = watch(tmp_path)
+    watched.problem("prod.example.pem does not exist; see that whoever writes it runs")
+    with pytest.raises(SourceUnavailable, match=r"prod\.example\.pem"):
+        watched.source.identity()
 
 
 def test_a_key_that_everybody_can_read_is_warned_of_once(tmp_path, ca, watch, caplog):

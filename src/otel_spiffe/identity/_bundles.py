@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections import Counter
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -91,8 +92,16 @@ def bundle_from_jwks(trust_domain: TrustDomain | str, data: bytes, *, max_bytes:
     return _from_document(domain, _json_object(data, max_bytes, what=what), what=what)
 
 
-def bundles_from_map(data: bytes, *, max_bytes: int = MAX_INPUT_BYTES) -> dict[TrustDomain, X509Bundle]:
+def bundles_from_map(
+    data: bytes, *, max_bytes: int = MAX_INPUT_BYTES, leave_out: Callable[[str, InvalidIdentity], object] | None = None
+) -> dict[TrustDomain, X509Bundle]:
     """Return the bundles of a SPIFFE Bundle Map by trust domain; their refresh hints do not count there.
+
+    Args:
+        data: its JSON.
+        max_bytes: of `data`.
+        leave_out: called with the name of each entry that is no bundle of a trust domain, and why; the others are
+            returned then. Without it, such an entry refuses the whole map.
 
     Raises:
         InvalidIdentity: it is no SPIFFE Bundle Map, or one of its bundles is none.
@@ -101,16 +110,28 @@ def bundles_from_map(data: bytes, *, max_bytes: int = MAX_INPUT_BYTES) -> dict[T
     domains = _json_object(data, max_bytes, what=what).get("trust_domains")
     if not isinstance(domains, dict):
         raise InvalidIdentity(what, "it has no 'trust_domains' object (Trust Domain and Bundle 5.1)")
+    entries = cast("dict[str, object]", domains)
+    names = Counter(map(str.lower, entries))
     bundles: dict[TrustDomain, X509Bundle] = {}
-    for name, document in cast("dict[str, object]", domains).items():
-        domain = parse_trust_domain(name)
-        if domain in bundles:
-            raise InvalidIdentity(what, f"it holds {domain} twice (Trust Domain and Bundle 6.3)")
-        if not isinstance(document, dict):
-            raise InvalidIdentity(f"bundle of {domain}", "it is no JSON object")
-        unhinted = cast("dict[str, Any]", document) | {"spiffe_refresh_hint": None}
-        bundles[domain] = _from_document(domain, unhinted, what=f"bundle of {domain}")
+    for name, document in entries.items():
+        try:
+            bundle = _from_map_entry(name, document, alone=names[name.lower()] == 1)
+            bundles[bundle.trust_domain] = bundle
+        except InvalidIdentity as error:
+            if leave_out is None:
+                raise
+            leave_out(name, error)
     return bundles
+
+
+def _from_map_entry(name: str, document: object, *, alone: bool) -> X509Bundle:
+    domain = parse_trust_domain(name)
+    if not alone:
+        raise InvalidIdentity("bundle map", f"it holds {domain} twice (Trust Domain and Bundle 6.3)")
+    if not isinstance(document, dict):
+        raise InvalidIdentity(f"bundle of {domain}", "it is no JSON object")
+    unhinted = cast("dict[str, Any]", document) | {"spiffe_refresh_hint": None}
+    return _from_document(domain, unhinted, what=f"bundle of {domain}")
 
 
 def bundle_to_pem(bundle: X509Bundle) -> bytes:

@@ -48,12 +48,14 @@ class FileSet:
         key: its private key.
         bundle: the bundle of our own trust domain, or a SPIFFE Bundle Map.
         bundles: bundles by trust domain.
+        unread: why the bundles of further trust domains could not be read.
     """
 
     svid: Content | None = None
     key: Content | None = None
     bundle: Content | None = None
     bundles: Mapping[TrustDomain, Content] = field(default_factory=dict["TrustDomain", "Content"])
+    unread: Mapping[TrustDomain, BadUpdate] = field(default_factory=dict["TrustDomain", BadUpdate])
 
     @property
     def contents(self) -> tuple[Content, ...]:
@@ -118,32 +120,37 @@ def _svid(files: FileSet) -> X509Svid:
 
 
 def _bundles(files: FileSet, own: TrustDomain | None) -> tuple[dict[TrustDomain, X509Bundle], Problem | None]:
-    bundles = dict(_bundle_file(files.bundle, own)) if files.bundle is not None else {}
     flaws: list[str] = []
+    bundles = dict(_bundle_file(files.bundle, own, flaws)) if files.bundle is not None else {}
     for domain, content in files.bundles.items():
-        if domain in bundles:
-            raise BadUpdate(Fault.INVALID_UPDATE, f"{content.path}: there is another bundle of {domain}")
         try:
-            bundles[domain] = _bundle_of(domain, content)
+            bundles[domain] = _bundle_of(domain, content, other=bundles.pop(domain, None))
         except BadUpdate as bad:
             if domain == own:
                 raise
             flaws.append(bad.problem.reason)
+    for domain, why in files.unread.items():
+        if domain == own:
+            raise why
+        flaws.append(why.problem.reason)
     return bundles, flaw_of(flaws)
 
 
-def _bundle_of(domain: TrustDomain, content: Content) -> X509Bundle:
-    found = _bundle_file(content, domain)
-    if set(found) != {domain}:
+def _bundle_of(domain: TrustDomain, content: Content, *, other: X509Bundle | None) -> X509Bundle:
+    if other is not None:
+        raise BadUpdate(Fault.INVALID_UPDATE, f"{content.path}: there is another bundle of {domain}")
+    flaws: list[str] = []
+    found = _bundle_file(content, domain, flaws)
+    if set(found) != {domain} or flaws:
         raise BadUpdate(Fault.INVALID_UPDATE, f"{content.path} holds bundles of other trust domains than {domain}")
     return found[domain]
 
 
-def _bundle_file(content: Content, own: TrustDomain | None) -> Mapping[TrustDomain, X509Bundle]:
+def _bundle_file(content: Content, own: TrustDomain | None, flaws: list[str]) -> Mapping[TrustDomain, X509Bundle]:
     data = content.data
     try:
         if data.lstrip().startswith(b"{") and b'"trust_domains"' in data:
-            return bundles_from_map(data)
+            return _bundle_map(content, own, flaws)
         if own is None:
             raise BadUpdate(Fault.INVALID_UPDATE, f"{content.path}: nothing says of which trust domain it is")
         if not data.strip():  # legal in other encodings of it, here the sign of a file half written
@@ -153,6 +160,16 @@ def _bundle_file(content: Content, own: TrustDomain | None) -> Mapping[TrustDoma
         return {own: bundle_from_pem(own, data) if _is_pem(data) else bundle_from_der(own, data)}
     except InvalidIdentity as error:
         raise BadUpdate(Fault.INVALID_UPDATE, f"{content.path}: {error}", fix=_HALF) from error
+
+
+def _bundle_map(content: Content, own: TrustDomain | None, flaws: list[str]) -> Mapping[TrustDomain, X509Bundle]:
+    broken: dict[str, InvalidIdentity] = {}
+    bundles = bundles_from_map(content.data, leave_out=broken.__setitem__)
+    for name, error in broken.items():
+        if own is not None and name.lower() == own.name:
+            raise error
+        flaws.append(f"{content.path}: {error}")
+    return bundles
 
 
 def _is_pem(data: bytes) -> bool:

@@ -18,6 +18,7 @@ from otel_spiffe.sources._file_set import identity_from_files
 from otel_spiffe.sources._limits import DEFAULT_LIMITS, Limits
 from otel_spiffe.sources._paths import Paths, paths_of
 from otel_spiffe.sources._read import SETTLED, resting
+from otel_spiffe.sources._watch import Unwatchable, changes
 from otel_spiffe.sources._worker import Worker
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ _log = logging.getLogger("otel_spiffe.sources")
 
 POLL_INTERVAL: Final = 5.0
 """Seconds between two looks where the file system reports no changes (network file systems, some overlays)."""
-_STEP_MS: Final = 50  # how often the watcher looks whether it is to end, and how long it waits for further changes
-_DEBOUNCE_MS: Final = 1000
 _SETTLE_TRIES: Final = 20
 
 
@@ -65,6 +64,7 @@ class FileSource(CellSource):
         self._clock = clock
         self._watch = watch
         self._warned = False
+        self._polls = False
         self._stop = threading.Event()
         self._worker = Worker(f"otel-spiffe {name}", self._turn, self._interrupt)
         super().__init__(Cell(name, clock=clock, meter_provider=meter_provider, alive=lambda: self._worker.alive))
@@ -92,7 +92,7 @@ class FileSource(CellSource):
         is taken when all of it is there, at rest, valid and of one piece; until then the last good one stays
         until it expires. A bundle file without trust domain names is taken as that of the X509-SVID's own, so
         federated authorities that something pooled into it would speak for our own trust domain: keep them apart.
-        A file of another trust domain that cannot be read as a bundle costs only itself.
+        A file of another trust domain that is missing, or cannot be read as a bundle, costs only itself.
 
         Args:
             directory: of the files, or of the ``..data`` link that Kubernetes turns.
@@ -115,7 +115,7 @@ class FileSource(CellSource):
 
         named = {"svid": svid_file, "key": svid_key_file, "bundle": bundle_file}
         paths = paths_of(directory, layout, {name: Path(each) for name, each in named.items() if each is not None})
-        more = {parse_trust_domain(name): Path(each) for name, each in (bundle_files or {}).items()}
+        more = {parse_trust_domain(name): Path(each).absolute() for name, each in (bundle_files or {}).items()}
         paths = paths.with_bundles(more)
         if not paths.may_hold_svid and trust_domain is None:
             raise InvalidConfiguration(
@@ -163,27 +163,13 @@ class FileSource(CellSource):
         stop = self._stop = threading.Event()
         if self._worker.interrupted:
             return 0.0
-        watched = _inodes(self._paths.directories)
         self._look(stop)
-        if watched is None:
-            return self._poll_interval  # nothing to watch yet
         try:
-            for _ in self._watch(
-                *self._paths.directories,
-                watch_filter=None,
-                debounce=_DEBOUNCE_MS,
-                step=_STEP_MS,
-                stop_event=stop,
-                rust_timeout=max(int(self._poll_interval * 1000), _STEP_MS),
-                yield_on_timeout=True,
-                raise_interrupt=False,
-                recursive=False,
-            ):
+            for _ in changes(self._watch, self._paths.directories, stop=stop, every=self._poll_interval):
+                self._polls = False
                 self._look(stop)
-                if stop.is_set() or _inodes(self._paths.directories) != watched:
-                    break  # a directory was replaced: what is watched is the old one
-        except OSError as error:
-            _log.debug("%s: cannot be watched, so it is looked at every %g s: %s", self, self._poll_interval, error)
+        except Unwatchable as reason:
+            self._tell_of_polling(reason)
             return self._poll_interval
         return 0.0
 
@@ -220,9 +206,7 @@ class FileSource(CellSource):
             self._warned = True
             _log.warning("%s: the private key in %s can be read by everybody on this machine", self, key.path)
 
-
-def _inodes(directories: tuple[Path, ...]) -> tuple[int, ...] | None:
-    try:
-        return tuple(each.stat().st_ino for each in directories)
-    except OSError:
-        return None
+    def _tell_of_polling(self, reason: Unwatchable) -> None:
+        if not reason.missing and not self._polls:
+            self._polls = True
+            _log.warning("%s: cannot be watched, so it is looked at every %g s: %s", self, self._poll_interval, reason)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from otel_spiffe.sources._read import Content, Directory, directory, read_file
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from contextlib import ExitStack
 
     from spiffe import TrustDomain
@@ -70,46 +71,59 @@ class Paths:
             limits: how much of a file is taken.
 
         Raises:
-            BadUpdate: a file is missing, cannot be read or is too large.
+            BadUpdate: a file is missing, cannot be read or is too large; bundles by trust domain do not raise it.
         """
-        opened = {path: stack.enter_context(directory(path)) for path in self.directories}
+        opened: dict[Path, Directory] = {}
+
+        def opened_at(path: Path) -> Directory:
+            if path not in opened:
+                opened[path] = stack.enter_context(directory(path))
+            return opened[path]
 
         def named(path: Path) -> Content:
-            return read_file(opened[path.parent], path.name, max_bytes=limits.file_bytes)
+            return read_file(opened_at(path.parent), path.name, max_bytes=limits.file_bytes)
 
-        atomic = len(opened) == 1 and all(each.atomic for each in opened.values())
-        contents = {what: named(path) for what, path in self.named.items()}
-        bundles = {domain: named(path) for domain, path in self.bundles.items()}
+        single: dict[str, Callable[[], Content]] = {what: partial(named, path) for what, path in self.named.items()}
+        several: dict[TrustDomain, Callable[[], Content]] = {
+            domain: partial(named, path) for domain, path in self.bundles.items()
+        }
         if self.root is not None:
-            found, more = self._in_root(opened[self.root], limits)
-            contents.update(found)
-            bundles = {**more, **bundles}
+            found, more = self._in_root(opened_at(self.root), limits)
+            single, several = {**single, **found}, {**more, **several}
+        contents = {what: read() for what, read in single.items()}
+        bundles, unread = _each(several)
         files = FileSet(
-            svid=contents.get("svid"), key=contents.get("key"), bundle=contents.get("bundle"), bundles=bundles
+            svid=contents.get("svid"),
+            key=contents.get("key"),
+            bundle=contents.get("bundle"),
+            bundles=bundles,
+            unread=unread,
         )
-        return files, atomic
+        return files, len(opened) == 1 and all(each.atomic for each in opened.values())
 
-    def _in_root(self, root: Directory, limits: Limits) -> tuple[dict[str, Content], dict[TrustDomain, Content]]:
-        names = frozenset(root.names())
-        layout = self._layout(names)
+    def _in_root(
+        self, root: Directory, limits: Limits
+    ) -> tuple[dict[str, Callable[[], Content]], dict[TrustDomain, Callable[[], Content]]]:
+        layout = self._layout(root)
         wanted = {"svid": layout.svid, "key": layout.key, "bundle": layout.bundle}
 
-        def read(name: str) -> Content:
-            return read_file(root, name, max_bytes=limits.file_bytes)
+        def read(name: str) -> Callable[[], Content]:
+            return partial(read_file, root, name, max_bytes=limits.file_bytes)
 
-        found = {what: read(name) for what, name in wanted.items() if name is not None}
-        several = layout.bundle_names(names)
+        # A directory need not be one that may be listed, where no name in it is to be found out.
+        several = layout.bundle_names(root.names()) if layout.bundles is not None else {}
         if len(several) > limits.bundles:
             raise BadUpdate(
                 Fault.LIMIT_EXCEEDED, f"{root.path} holds {len(several)} bundles, {limits.bundles} are taken"
             )
-        return found, {domain: read(name) for domain, name in several.items()}
+        bundles = {domain: read(name) for domain, name in several.items()}
+        return {what: read(name) for what, name in wanted.items() if name is not None}, bundles
 
-    def _layout(self, names: frozenset[str]) -> Layout:
+    def _layout(self, root: Directory) -> Layout:
         if len(self.layouts) == 1:
             return self.layouts[0]
         # Two presets share tls.crt: the bundle tells them apart.
-        whole = [each for each in self.layouts if names.issuperset(each.names)]
+        whole = [each for each in self.layouts if all(map(root.has, each.names))]
         if len(whole) == 1:
             return whole[0]
         looked = "; ".join(", ".join(each.names) for each in (whole or self.layouts))
@@ -124,6 +138,21 @@ class Paths:
             f"{self.root} holds none of these sets of files: {looked}",
             fix="see that whoever writes them runs, or name the files by layout=",
         )
+
+
+def _each(
+    bundles: Mapping[TrustDomain, Callable[[], Content]],
+) -> tuple[dict[TrustDomain, Content], dict[TrustDomain, BadUpdate]]:
+    found: dict[TrustDomain, Content] = {}
+    unread: dict[TrustDomain, BadUpdate] = {}
+    for domain, read in bundles.items():
+        try:
+            found[domain] = read()
+        except BadUpdate as bad:
+            if bad.problem.fault is Fault.INCONSISTENT_FILES:
+                raise  # it is being written: a moment later it can be read
+            unread[domain] = bad
+    return found, unread
 
 
 def paths_of(directory: str | os.PathLike[str] | None, layout: Layout | None, named: Mapping[str, Path]) -> Paths:

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
     from pathlib import Path
 
-__all__ = ["SETTLED", "Content", "directory", "read_file", "resting"]
+__all__ = ["SETTLED", "TO_A_DIRECTORY", "Content", "directory", "read_file", "resting"]
 
 SETTLED: Final = 0.1
 """Seconds for which no file of a set may have changed; spiffe-helper writes its three within a millisecond."""
+TO_A_DIRECTORY: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+"""Flags that open a directory; on Linux also one that may be entered and not listed, as /etc/ssl/private."""
 _KUBERNETES: Final = "..data"
 _FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a named pipe must not block
 
@@ -62,9 +64,31 @@ class Directory:
     descriptor: int
     atomic: bool
 
+    def has(self, name: str) -> bool:
+        """Say whether there is a file, or a link, of that name.
+
+        Raises:
+            BadUpdate: the directory may not be entered, or its file system fails.
+        """
+        try:
+            with _named(self.path, missing=False):
+                os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
     def names(self) -> Sequence[str]:
-        """Return what is in it."""
-        return os.listdir(self.descriptor)  # noqa: PTH208 -- by descriptor
+        """Return what is in it.
+
+        Raises:
+            BadUpdate: it may not be listed, or its file system fails.
+        """
+        with _named(self.path):
+            descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.descriptor)
+            try:
+                return os.listdir(descriptor)  # noqa: PTH208 -- by descriptor
+            finally:
+                os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -75,11 +99,11 @@ def directory(path: Path) -> Generator[Directory]:
         BadUpdate: it is not there or cannot be opened.
     """
     with _named(path):
-        descriptor = os.open(path, os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(path, TO_A_DIRECTORY)
     try:
         atomic = False
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), _named(path / _KUBERNETES, missing=False):
-            inside = os.open(_KUBERNETES, os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=descriptor)
+            inside = os.open(_KUBERNETES, TO_A_DIRECTORY, dir_fd=descriptor)
             os.close(descriptor)
             descriptor, atomic = inside, True
         yield Directory(path, descriptor, atomic)
@@ -97,7 +121,8 @@ def read_file(where: Directory, name: str, *, max_bytes: int) -> Content:
     with _named(path):
         descriptor = os.open(name, _FLAGS, dir_fd=where.descriptor)
     try:
-        before = os.fstat(descriptor)
+        with _named(path):
+            before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):
             raise BadUpdate(Fault.UNREADABLE_FILE, f"{path} is no regular file")
         with _named(path), os.fdopen(descriptor, "rb", closefd=False) as file:
