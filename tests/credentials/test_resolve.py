@@ -62,7 +62,7 @@ def resolver(loop):
         it.stop()
 
 
-def test_names_resolve_on_one_thread_however_many_ask(monkeypatch):
+def test_a_name_resolves_on_one_thread_however_many_ask(monkeypatch):
     asked, hold = [], threading.Event()
 
     def look_up(host, port, **_):
@@ -80,7 +80,30 @@ def test_names_resolve_on_one_thread_however_many_ask(monkeypatch):
             return await asyncio.gather(*questions)
 
     assert asyncio.run(run()) == [[(socket.AF_INET, ("127.0.0.1", 1))]] * 50
-    assert asked == [("collector", "otel-spiffe resolver")]
+    assert [host for host, _ in asked] == ["collector"]
+    assert asked[0][1].startswith("otel-spiffe resolver ")
+
+
+def test_a_name_whose_server_is_silent_delays_no_other(monkeypatch):
+    hold = threading.Event()
+
+    def look_up(host, port, **_):
+        assert host != "black.hole" or hold.wait(30)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(_resolve.socket, "getaddrinfo", look_up)
+
+    async def run():
+        with resolver(asyncio.get_running_loop()) as it:
+            silent = asyncio.ensure_future(it.resolve(HostPort("black.hole", 1)))
+            await asyncio.sleep(0)
+            found = await it.resolve(HostPort("collector", 2))
+            assert not silent.done()
+            hold.set()
+            await silent
+            return found
+
+    assert asyncio.run(run()) == [(socket.AF_INET, ("127.0.0.1", 2))]
 
 
 def test_numeric_addresses_need_no_thread():

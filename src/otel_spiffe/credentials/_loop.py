@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one event loop of this process's relays, in a daemon thread, with a thread beside it that resolves names.
+"""The one event loop of this process's relays, in a daemon thread, with threads beside it that resolve names and log.
 
-Both threads are started when the first relay opens and end when the last one closes. Nothing on the way to a
+All of them are started when the first relay opens and end when the last one closes. Nothing on the way to a
 connection starts another thread or uses an executor: while the interpreter shuts down, when exporters send what
 they still hold, neither is possible any more (`cannot schedule new futures after interpreter shutdown`, and from
 Python 3.12 on `can't create new thread at interpreter shutdown`).
@@ -10,6 +10,7 @@ Python 3.12 on `can't create new thread at interpreter shutdown`).
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import selectors
@@ -17,6 +18,7 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from otel_spiffe.credentials._resolve import Resolver
+from otel_spiffe.credentials._teller import Teller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,18 +50,24 @@ class BackgroundLoop:
         self._selector = selectors.DefaultSelector()
         self.asyncio = asyncio.SelectorEventLoop(self._selector)
         self.resolver = Resolver(self.asyncio)
+        self._teller = Teller()
         self._thread = threading.Thread(target=self._run, name="otel-spiffe relay", daemon=True)
         self._parked = threading.Event()
         self._go_on = threading.Event()
 
     def start(self) -> None:
-        """Start both threads.
+        """Start the threads.
 
         Raises:
             RuntimeError: the interpreter is shutting down, so that no thread can be started.
         """
         self._thread.start()
         self.resolver.start()
+        self._teller.start()
+
+    def tell(self, log: Callable[..., object], *arguments: object) -> None:
+        """Have a log line written soon, by a thread that may wait for its handlers."""
+        self._teller.tell(functools.partial(log, *arguments))
 
     def call(self, function: Callable[..., object], *arguments: object) -> None:
         """Have `function` called on the loop, soon; nothing happens once the loop has ended."""
@@ -87,11 +95,12 @@ class BackgroundLoop:
             _log.warning("the relay's loop has not answered for %g s", JOIN_TIMEOUT)
 
     def stop(self) -> None:
-        """End both threads and close the loop."""
+        """End the threads and close the loop."""
         self.call(self.asyncio.stop)
         self.resolver.stop()
         if threading.current_thread() is not self._thread:
             self._thread.join(JOIN_TIMEOUT)
+        self._teller.stop()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.asyncio)

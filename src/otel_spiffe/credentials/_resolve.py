@@ -11,6 +11,7 @@ import os
 import queue
 import socket
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Address", "HostPort", "Resolver", "connect", "parse_host_port"]
 
+THREADS: Final = 3
+"""That resolve names."""
 STOP_TIMEOUT: Final = 1.0
 """Seconds that `Resolver.stop` waits: getaddrinfo cannot be interrupted, its thread ends when it returns."""
 HEAD_START: Final = 0.25
@@ -67,24 +70,36 @@ def parse_host_port(text: str, *, setting: str, lowest_port: int = 1) -> HostPor
 
 
 class Resolver:
-    """One thread that calls getaddrinfo; those who ask for the same name while it does share the answer."""
+    """A few threads that call getaddrinfo; those who ask for the same name while one does share the answer.
+
+    Several, so that a name whose server is silent does not keep all others waiting; all started before they are needed,
+    because later the interpreter may be ending.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._questions: queue.SimpleQueue[HostPort | None] = queue.SimpleQueue()
         self._waiting: dict[HostPort, list[asyncio.Future[list[Address]]]] = {}
-        self._thread = threading.Thread(target=self._run, name="otel-spiffe resolver", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, name=f"otel-spiffe resolver {number}", daemon=True)
+            for number in range(1, THREADS + 1)
+        ]
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the threads."""
         # The codec of host names is imported at its first use; while the interpreter shuts down is too late.
         "a".encode("idna")
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """End the thread, after the name that it resolves now."""
-        self._questions.put(None)
-        self._thread.join(STOP_TIMEOUT)
+        """End the threads, each after the name that it resolves now."""
+        end = time.monotonic() + STOP_TIMEOUT
+        for _ in self._threads:
+            self._questions.put(None)
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, end - time.monotonic()))
 
     async def resolve(self, where: HostPort) -> list[Address]:
         """Return the addresses of a host, numeric ones at once.
