@@ -220,7 +220,7 @@ def test_our_interceptor_refuses_its_client(go_spiffe, source, theirs):
     interceptor = AuthorizationInterceptor(source, authorize=authorize_id("spiffe://test.example/other"))
     with (
         _grpc_server(server_credentials(source), interceptor) as address,
-        pytest.raises(GoSpiffeError, match=rf"peer {GO} is not in"),
+        pytest.raises(GoSpiffeError, match=rf"code = PermissionDenied desc = peer {GO} is not authorized here"),
     ):
         go_spiffe.call("dial", identity=theirs, authorize={"id": US}, transport="grpc", address=address)
 

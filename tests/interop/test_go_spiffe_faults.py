@@ -317,7 +317,7 @@ def _what(name):
 
 def _result(name, case):
     expected = _refusal(case)
-    reason = f"`{expected.why}`" if expected is not None else "the handshake's signature is wrong"
+    reason = f"`{expected.why}`" if expected is not None else "a wrong signature in the handshake"
     if name in THEY_ACCEPT:
         return f"we refuse ({reason}), it accepts: {THEY_ACCEPT[name]}"
     return f"both refuse, we for {reason}"
