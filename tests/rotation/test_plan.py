@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from otel_spiffe.ca import CertificateAuthority
 from otel_spiffe.identity import Identity
-from otel_spiffe.rotation import Expired, Fetch, Keep, is_expired, plan, renewal_time
+from otel_spiffe.rotation import REFRESH, Expired, Fetch, Keep, is_early, is_expired, plan, renewal_time
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LIFE = timedelta(hours=1)
@@ -27,8 +28,68 @@ def test_without_an_identity_one_is_fetched():
     assert plan(None, since=START, now=START, dice=0) == Fetch()
 
 
-def test_bundles_alone_are_kept_without_end(identity):
-    assert plan(Identity(chosen=None, bundles=identity.bundles), since=START, now=END, dice=0) == Keep(until=None)
+@pytest.mark.parametrize(
+    ("hint", "due"),
+    [
+        (None, timedelta(minutes=5)),
+        (timedelta(minutes=2), timedelta(minutes=2)),
+        (timedelta(hours=2), timedelta(hours=2)),
+        (timedelta(0), timedelta(minutes=5)),
+        (timedelta(seconds=1), timedelta(minutes=1)),
+        (timedelta.max, timedelta(days=1)),
+    ],
+)
+def test_bundles_alone_are_refreshed_after_five_minutes_or_their_hint(identity, hint, due):
+    (bundle,) = identity.bundles.values()
+    alone = Identity(chosen=None, bundles={bundle.trust_domain: dataclasses.replace(bundle, refresh_hint=hint)})
+    assert plan(alone, since=START, now=START, dice=0) == Keep(until=START + due)
+    assert plan(alone, since=START, now=START + due, dice=0) == Fetch()
+
+
+def test_no_bundles_at_all_are_refreshed_too():
+    nothing = Identity(chosen=None, bundles={})
+    assert plan(nothing, since=START, now=START, dice=0) == Keep(until=START + REFRESH)
+
+
+@pytest.mark.parametrize(
+    ("ends", "due"),
+    [
+        (timedelta(minutes=30), timedelta(minutes=20)),  # before the SVID of an hour
+        (timedelta(days=1), timedelta(minutes=40)),
+        (timedelta(seconds=9), timedelta(minutes=1)),
+        (timedelta(days=-1), timedelta(minutes=5)),  # it had ended when it came: so may the next one have
+        (None, timedelta(minutes=40)),
+    ],
+)
+def test_a_revocation_list_that_ends_sooner_than_the_svid_is_renewed_with_it_in_time(identity, ends, due):
+    class List:
+        next_update_utc = START + ends if ends is not None else None
+
+    held = dataclasses.replace(identity, crls=(List(),))
+    assert plan(held, since=START, now=START, dice=0) == Keep(until=START + due)
+    assert plan(held, since=START, now=START + due, dice=0) == Fetch()
+
+
+@pytest.mark.parametrize(
+    ("now", "decision"),
+    [
+        (START - timedelta(seconds=5), Keep(until=START + LIFE * 2 / 3)),
+        (START - timedelta(seconds=6), Fetch()),
+        (START - timedelta(hours=10), Fetch()),
+    ],
+)
+def test_what_came_by_a_clock_that_was_ahead_is_fetched_again(identity, now, decision):
+    assert plan(identity, since=START, now=now, dice=0) == decision
+
+
+def test_an_svid_that_is_not_valid_yet_is_fetched_again(identity):
+    begin = identity.svid.not_before
+    assert is_early(identity, now=begin - timedelta(seconds=1))
+    assert not is_early(identity, now=begin)
+    assert not is_early(Identity(chosen=None, bundles={}), now=begin - timedelta(days=1))
+    skewed, early = begin - timedelta(seconds=5), begin - timedelta(seconds=6)
+    assert isinstance(plan(identity, since=skewed, now=skewed, dice=0), Keep)
+    assert plan(identity, since=early, now=early, dice=0) == Fetch()
 
 
 @pytest.mark.parametrize(

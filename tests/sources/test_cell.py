@@ -131,6 +131,21 @@ def test_an_expired_identity_is_never_given_out_and_the_newest_failure_is_named(
         cell.wait(0)
 
 
+def test_the_health_says_why_an_identity_without_a_problem_may_not_be_used(cell, identity, clock):
+    cell.put(identity)
+    clock.now = identity.svid.not_before - timedelta(seconds=1)
+    health = cell.health()
+    assert not health.ready
+    assert "/app is not valid before" in health.problem
+    assert "this machine's clock" in health.problem
+    assert cell.identity().generation == 1  # a peer whose clock is right may take it
+    clock.now = identity.svid.not_before
+    assert (cell.health().ready, cell.health().problem) == (True, "")
+    clock.now = identity.expires_at + timedelta(seconds=1)
+    assert not cell.health().ready
+    assert "/app expired at" in cell.health().problem
+
+
 def test_bundles_alone_do_not_expire(cell, identity, clock):
     cell.put(Identity(chosen=None, bundles=identity.bundles))
     clock.move(days=10000)

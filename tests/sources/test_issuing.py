@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import queue
 import threading
@@ -129,6 +130,78 @@ def test_renew_has_another_issued_before_its_time(opened):
     assert seen.get(timeout=PATIENCE) == 1
     opened.renew()
     assert seen.get(timeout=PATIENCE) == 2
+
+
+def test_renew_while_one_is_being_issued_has_another_issued(issuer, clock):
+    issuing, go_on = threading.Event(), threading.Event()
+
+    def issue():
+        issuing.set()
+        assert go_on.wait(PATIENCE)
+        return issuer()
+
+    with IssuingSource.open(issue, clock=clock, backoff=QUICK) as source:
+        assert issuing.wait(PATIENCE)
+        source.renew()
+        go_on.set()
+        for _ in range(2):
+            issuer.calls.get(timeout=PATIENCE)
+        assert source.wait(PATIENCE)
+    assert issuer.calls.empty()
+
+
+def test_what_was_issued_by_a_clock_that_was_ahead_is_issued_again_once_that_is_right(opened, clock):
+    opened.wait(PATIENCE)
+    seen = generations(opened)
+    assert seen.get(timeout=PATIENCE) == 1
+    clock.move(hours=-10)
+    assert not opened.health().ready
+    opened._worker.nudge()
+    assert seen.get(timeout=PATIENCE) == 2
+    assert opened.health().ready
+
+
+def test_an_issuer_whose_clock_is_ahead_is_asked_again_with_back_off_until_ours_is_there(issuer, clock):
+    issuer.answer = issuer.ca.identity(APP, lifetime=timedelta(days=1))
+    clock.now = issuer.answer.svid.not_before - timedelta(minutes=1)
+    with IssuingSource.open(issuer, clock=clock, backoff=Backoff(minimum=1000, maximum=1000)) as source:
+        source.wait(PATIENCE)
+        assert "is not valid before" in source.health().problem
+        issuer.calls.get(timeout=PATIENCE)
+        source._worker.nudge()
+        issuer.calls.get(timeout=PATIENCE)
+        assert issuer.calls.empty()
+        clock.move(minutes=1)
+        assert source.health().ready
+
+
+def test_an_identity_that_cannot_be_read_is_reported_and_another_one_asked_for(issuer, clock):
+    class Broken:
+        signature = b""
+
+        @property
+        def next_update_utc(self):
+            raise ValueError("year 0 is out of range")
+
+    issuer.answer = dataclasses.replace(issuer.ca.identity(APP), crls=(Broken(),))
+    with IssuingSource.open(issuer, clock=clock, backoff=QUICK) as source:
+        for _ in range(2):
+            issuer.calls.get(timeout=PATIENCE)
+        assert "ValueError: year 0 is out of range" in source.health().problem
+        issuer.answer = None
+        assert source.wait(PATIENCE).crls == ()
+
+
+def test_bundles_alone_are_asked_for_again(issuer, clock):
+    issuer.answer = issuer.ca.identity()
+    with IssuingSource.open(issuer, clock=clock, backoff=QUICK) as source:
+        seen = generations(source)
+        assert seen.get(timeout=PATIENCE) == 1
+        issuer.ca.rotate()
+        issuer.answer = issuer.ca.identity()
+        clock.move(minutes=5)
+        source._worker.nudge()
+        assert seen.get(timeout=PATIENCE) == 2
 
 
 def test_a_child_process_has_an_identity_of_its_own_issued(opened):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from otel_spiffe.errors import IdentityExpired, SourceUnavailable
 from otel_spiffe.identity import Health, Identity
-from otel_spiffe.rotation import is_expired
+from otel_spiffe.rotation import is_early, is_expired
 from otel_spiffe.sources._metrics import Recorder
 from otel_spiffe.sources._same import same
 from otel_spiffe.sources._subscribers import Subscribers
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Cell", "utc_now"]
 
 _log = logging.getLogger("otel_spiffe.sources")
+
+_ISO = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def utc_now() -> datetime:
@@ -175,7 +177,10 @@ class Cell:
         identity = self._current()
         held = state.identity
         return Health(
-            ready=identity is not None and not state.ended and self._alive(),
+            ready=identity is not None
+            and not is_early(identity, now=self._clock())
+            and not state.ended
+            and self._alive(),
             source=self._name,
             id=held.chosen.id if held is not None and held.chosen is not None else None,
             generation=state.generation,
@@ -183,7 +188,7 @@ class Cell:
             bundles_expire_at=state.bundles_expire_at,
             updated_at=state.updated_at,
             failures=state.failures,
-            problem="it is closed" if state.closed else str(state.problem or ""),
+            problem="it is closed" if state.closed else str(state.problem or self._unfit(held)),
         )
 
     def close(self) -> None:
@@ -204,6 +209,18 @@ class Cell:
         if state.closed or state.identity is None or is_expired(state.identity, now=self._clock()):
             return None
         return state.identity
+
+    def _unfit(self, held: Identity | None) -> str:
+        """Return why an identity that came without a problem may not be used now, or nothing."""
+        now = self._clock()
+        if held is None or held.chosen is None:
+            return ""
+        svid, says = held.chosen, f"this machine's clock says {now:{_ISO}}"
+        if is_expired(held, now=now):
+            return f"the X509-SVID of {svid.id} expired at {svid.expires_at:{_ISO}}, and no other came; {says}"
+        if is_early(held, now=now):
+            return f"the X509-SVID of {svid.id} is not valid before {svid.not_before:{_ISO}}; {says}"
+        return ""
 
     def _left(self, deadline: float | None) -> float | None:
         if self._state.closed or self._state.ended:
@@ -261,5 +278,5 @@ def _who(identity: Identity | None) -> str:
     svid = identity.chosen
     return (
         f"{svid.id}, serial {svid.leaf.serial_number:x}, generation {identity.generation}, "
-        f"expires {svid.expires_at:%Y-%m-%dT%H:%M:%SZ}"
+        f"expires {svid.expires_at:{_ISO}}"
     )

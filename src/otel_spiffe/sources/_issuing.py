@@ -11,7 +11,7 @@ from otel_spiffe.rotation import ORDINARY, Backoff, Keep, plan
 from otel_spiffe.sources._base import CellSource
 from otel_spiffe.sources._cell import Cell, utc_now
 from otel_spiffe.sources._choose import check_not_expired
-from otel_spiffe.sources._fault import BadUpdate, Fault
+from otel_spiffe.sources._fault import BadUpdate, Fault, nothing_unexpected
 from otel_spiffe.sources._worker import Worker
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class IssuingSource(CellSource):
         self._drawn = 0.0
         self._came = clock()
         self._failures = 0
+        self._wanted = 0
         self._worker = Worker(f"otel-spiffe {name}", self._turn, lambda: None)
         super().__init__(Cell(name, clock=clock, meter_provider=meter_provider, alive=lambda: self._worker.alive))
 
@@ -62,6 +63,9 @@ class IssuingSource(CellSource):
         meter_provider: MeterProvider | None = None,
     ) -> Self:
         """Ask `issue` for an identity, on a thread of the source, and again at 2/3 of the life of each.
+
+        What ends first counts, the X509-SVID or a revocation list. Bundles alone are asked for again after 5 minutes,
+        or after their refresh hint.
 
         Args:
             issue: returns a new identity; whatever it raises is reported, and it is asked again after a while.
@@ -79,7 +83,7 @@ class IssuingSource(CellSource):
 
     def renew(self) -> None:
         """Have a new identity issued soon, whatever the present one's age: its key may be known to others."""
-        self._held = None
+        self._forget()
         self._worker.nudge()
 
     def close(self) -> None:
@@ -98,25 +102,41 @@ class IssuingSource(CellSource):
     def after_fork_in_child(self) -> None:
         """Renew with a thread of this process; a child has an identity and a key of its own."""
         super().after_fork_in_child()
-        self._held = None
+        self._forget()
         self._worker.restart_after_fork()
 
     def _turn(self) -> float:
         now = self._clock()
         decision = plan(self._held, since=self._came, now=now, dice=self._drawn)
         if isinstance(decision, Keep):
-            left = (decision.until - now).total_seconds() if decision.until is not None else MAX_WAIT
-            return min(max(left, 0.0), MAX_WAIT)
+            return min((decision.until - now).total_seconds(), MAX_WAIT)
         try:
-            identity = self._issued()
+            with nothing_unexpected():
+                return self._renewed()
         except BadUpdate as bad:
-            self._failures += 1
             self._cell.fail(bad.problem)
-            return self._backoff.delay(self._failures, dice=self._dice())
-        self._held, self._failures = identity, 0
-        self._drawn, self._came = self._dice(), now
+            return self._pause()
+
+    def _renewed(self) -> float:
+        wanted = self._wanted
+        identity, now, drawn = self._issued(), self._clock(), self._dice()
+        lasting = isinstance(plan(identity, since=now, now=now, dice=drawn), Keep)
         self._cell.put(identity)
+        self._held, self._came, self._drawn = identity, now, drawn
+        if self._wanted != wanted:
+            self._held = None  # `renew` came while this one was being issued
+        if not lasting:  # it is not valid yet: the issuer's clock is ahead of ours, and may be so the next time
+            return self._pause()
+        self._failures = 0
         return 0.0
+
+    def _pause(self) -> float:
+        self._failures += 1
+        return self._backoff.delay(self._failures, dice=self._dice())
+
+    def _forget(self) -> None:
+        self._wanted += 1  # before the other, or a call under way could put back what it was issued
+        self._held = None
 
     def _issued(self) -> Identity:
         try:
