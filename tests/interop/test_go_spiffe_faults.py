@@ -47,7 +47,10 @@ WHAT = {
 # Where go-spiffe v2.9.0 accepts what we refuse, the paragraph that decides. Its own check of an X509-SVID is
 # svid/x509svid/verify.go: the leaf's cA, keyCertSign and cRLSign, the ID, and the path to the bundle for any purpose.
 _BOTH_PURPOSES = "X509-SVID 4.4: where there is an extendedKeyUsage it holds both, so refusing is right"
-_LISTS = "it reads no revocation lists; Workload API 5.2.1 delivers them and names no use of them, RFC 5280 6.3 does"
+_LISTS = (
+    "it reads no revocation lists; Workload API 5.2.1 delivers them without a word on their use, and X509-SVID 5.1 "
+    "asks for the validation of RFC 5280 (6.1.3 a 3, 6.3)"
+)
 THEY_ACCEPT = {
     Fault.NO_PATH: "X509-SVID 3.1 and 5.2: a leaf's SPIFFE ID has a path, so refusing is right",
     Fault.ID_TOO_LONG: "SPIFFE-ID 2.3: 2048 bytes must be supported and longer ones must not be made; both may",
@@ -60,7 +63,7 @@ THEY_ACCEPT = {
     Fault.RSA_1024: "no paragraph of SPIFFE's: ours is the CA/Browser Forum's floor (6.1.5), go-spiffe has none",
     Fault.ED25519: "X509-SVID names no key types: a limit of ours (`cryptography`'s verifier knows none of Ed25519)",
     "revoked": f"{_LISTS}, so refusing is right",
-    "revocation_unknown": f"{_LISTS} (6.3.3: undetermined), so refusing is right",
+    "revocation_unknown": f"{_LISTS}: undetermined, so refusing is right",
     "chain_too_long": "no paragraph limits a chain: a limit of ours (`MAX_CHAIN_CERTIFICATES`); both may",
     "uri_name_constraints": "X509-SVID 4.2 allows them: a limit of ours (`cryptography` does not apply them to URIs)",
 }
