@@ -50,22 +50,74 @@ LISTENING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL
 
 
 @pytest.mark.usefixtures("clean")
-def test_interrupted_it_closes_everything_and_exits_as_shells_expect():
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_interrupted_it_closes_everything_and_exits_as_shells_expect(number, status, word, tmp_path):
     listening = [sys.executable, "-c", LISTENING, *command("--plain")]
-    process = subprocess.Popen(listening, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(listening, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     with process:
         while "sends traces" not in process.stdout.readline():
             assert process.poll() is None, process.stderr.read()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, said = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
-    assert said == "\ninterrupted; everything is closed\n"
+    assert process.returncode == status
+    assert said == f"\n{word}; everything is closed\n"
+    assert list(tmp_path.iterdir()) == []
 
 
-def on_a_terminal(code, *, seconds):
-    """Run Python code on a pseudo-terminal and return its exit code and all that it wrote."""
+@pytest.mark.usefixtures("clean")
+def test_a_reader_that_leaves_ends_it_with_one_sentence():
+    process = subprocess.Popen(command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with process:
+        process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 1
+    assert said == "otel-spiffe demo: [Errno 32] Broken pipe\n"
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it")  # noqa: PTH110
+@pytest.mark.parametrize("both", [False, True])
+def test_an_output_that_is_full_ends_it_with_one_sentence(both):
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            command(), stdout=full, stderr=full if both else subprocess.PIPE, text=True, timeout=PATIENCE, check=False
+        )
+    assert done.returncode == 1
+    assert both or done.stderr == "otel-spiffe demo: [Errno 28] No space left on device\n"
+
+
+FULL = """
+import sys, tempfile
+from otel_spiffe.cli import main
+
+def full(**_):
+    raise OSError(28, "No space left on device")
+
+tempfile.mkdtemp = full
+sys.exit(main(["demo", "--plain"]))
+"""
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_machine_that_is_full_ends_it_with_one_sentence():
+    done = subprocess.run([sys.executable, "-c", FULL], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("otel-spiffe demo: Unix socket: no directory can be made for it: ")
+    assert done.stderr.count("\n") == 1
+
+
+def on_a_terminal(code, *, seconds, until=None, number=signal.SIGTERM, **environment):
+    """Run Python code on a pseudo-terminal and return its exit code and all that it wrote.
+
+    Args:
+        until: what it writes before it gets the signal `number`.
+    """
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40", **environment}
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
     )
@@ -77,6 +129,9 @@ def on_a_terminal(code, *, seconds):
                 written += os.read(ours, 65536)
             except OSError:  # how Linux says that the other end is closed
                 break
+        if until is not None and until in written:
+            process.send_signal(number)
+            until = None
     os.close(ours)
     return process.wait(seconds), written.decode(errors="replace")
 
@@ -101,3 +156,24 @@ def test_on_a_terminal_without_rich_it_says_how_to_get_it_and_goes_on_in_lines()
     assert status == 0, written
     assert "pip install 'otel-spiffe[cli]'" in written
     assert "ALL WELL" in written
+
+
+DEMO = f"import sys; from otel_spiffe.cli import main; sys.exit(main(['demo', '--seconds', '{SECONDS}']))"
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize("terminal", [{"TERM": "dumb"}, {"PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "ascii"}])
+def test_on_a_terminal_that_cannot_draw_it_writes_lines(terminal):
+    status, written = on_a_terminal(DEMO, seconds=PATIENCE, **terminal)
+    assert status == 0, written
+    assert "app        has a new X509-SVID" in written
+    assert "\x1b" not in written
+    assert "ALL WELL" in written
+
+
+@pytest.mark.usefixtures("clean")
+def test_terminated_on_a_terminal_it_gives_the_cursor_back():
+    status, written = on_a_terminal(DEMO, seconds=PATIENCE, until="╭".encode())
+    assert status == 143, written
+    assert written.count("\x1b[?25l") == written.count("\x1b[?25h") == 1
+    assert written.endswith("terminated; everything is closed\r\n")

@@ -23,7 +23,7 @@ _LONGEST_SECONDS = 3600.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program and return its exit code: 0 all well, 1 not, 2 wrong arguments, 130 interrupted.
+    """Run the program and return its exit code: 0 all well, 1 not, 2 wrong arguments, 130 interrupted, 143 terminated.
 
     Args:
         argv: the arguments without the program's name; None takes those of the process.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import logging
 import sys
@@ -10,12 +11,14 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from otel_spiffe import environment
+from otel_spiffe.cli._ends import INTERRUPTED, TERMINATED, Terminated, failed, sigterm_raises
 from otel_spiffe.cli._lines import Lines, summary
 from otel_spiffe.cli._stage import ATTEMPTS, Stage
 from otel_spiffe.cli._story import problems
+from otel_spiffe.errors import OtelSpiffeError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from contextlib import AbstractContextManager
 
     from otel_spiffe.cli._story import Story
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _FRAME_SECONDS = 0.1
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _FOREIGN = ("OTEL_", "SPIFFE_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")  # nothing here leaves the machine
 _HINT = "(for the live view: pip install 'otel-spiffe[cli]')"
 
@@ -41,12 +43,19 @@ def run(*, seconds: float, plain: bool) -> int:
     """
     environment.forget(*_FOREIGN)
     try:
-        story = _play(seconds, _view(plain=plain))
+        with sigterm_raises():
+            story = _play(seconds, _view(plain=plain))
+        found = problems(story, attempts=ATTEMPTS)
+        sys.stdout.write(summary(story, found) + "\n")
+        sys.stdout.flush()
+    except Terminated:
+        sys.stderr.write("\nterminated; everything is closed\n")
+        return TERMINATED
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; everything is closed\n")
-        return _INTERRUPTED
-    found = problems(story, attempts=ATTEMPTS)
-    sys.stdout.write(summary(story, found) + "\n")
+        return INTERRUPTED
+    except (OSError, OtelSpiffeError) as error:
+        return failed(error)
     return 1 if found else 0
 
 
@@ -61,14 +70,18 @@ def _play(seconds: float, view: AbstractContextManager[_View]) -> Story:
 
 
 def _view(*, plain: bool) -> AbstractContextManager[_View]:
-    if plain or not sys.stdout.isatty():
+    reconfigure: Callable[..., None] | None = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:  # it is a real file, in whatever encoding
+        reconfigure(errors="backslashreplace")
+    if plain or not sys.stdout.isatty() or codecs.lookup(sys.stdout.encoding).name != "utf-8":
         return Lines(sys.stdout)
     try:
         from otel_spiffe.cli._screen import Screen  # noqa: PLC0415 -- rich comes with an extra
     except ImportError:
         sys.stderr.write(_HINT + "\n")
         return Lines(sys.stdout)
-    return Screen()
+    screen = Screen()
+    return screen if screen.can_move else Lines(sys.stdout)
 
 
 class _Overhear(logging.Handler):

@@ -43,6 +43,11 @@ class Screen:
         self._console = console or Console()
         self._live = Live(console=self._console, refresh_per_second=_FRAMES_PER_SECOND, auto_refresh=False)
 
+    @property
+    def can_move(self) -> bool:
+        """Whether the terminal lets the picture be drawn in place; a dumb one would show nothing but the last."""
+        return not self._console.is_dumb_terminal
+
     def show(self, story: Story) -> None:
         """Draw `story`."""
         self._live.update(
