@@ -9,6 +9,7 @@ import http.client
 import http.server
 import ssl
 import threading
+from datetime import UTC, datetime, timedelta
 
 import aiohttp
 import aiohttp.web
@@ -199,6 +200,15 @@ def test_a_client_library_says_that_there_is_no_identity(get, good, http_server,
         get(good, http_server)
     assert "static source: " in _text(caught.value)
     assert "closed" in _text(caught.value)
+
+
+@clients
+def test_an_identity_that_has_expired_is_named(get, http_server, changing_source, spiffe_own_ca):
+    later = datetime.now(UTC) + timedelta(hours=2)
+    source = changing_source(spiffe_own_ca.identity(APP, lifetime=timedelta(hours=1)), clock=lambda: later)
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        get(client_context(source, authorize=authorize_any()), http_server)
+    assert f"the X509-SVID of {APP} expired " in _text(caught.value)
 
 
 def test_asyncio_servers_know_and_refuse_their_clients(collector, good, app):

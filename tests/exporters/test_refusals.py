@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
+import ssl
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from otel_spiffe.ca import CertificateAuthority, WorkloadApiServer
+from otel_spiffe.credentials._keys import chain_pem, key_pem
 from otel_spiffe.identity import authorize_any, authorize_id
 from otel_spiffe.sources import StaticSource
 from otel_spiffe.testing import OtlpSink
@@ -82,6 +87,63 @@ def test_a_peer_that_refuses_us(authority, exporters, transport, source, caplog)
         exporter.shutdown()
         assert sink.counts.spans == 0
     assert f"{COLLECTOR} refused {APP}: " in stock_lines(caplog)
+
+
+@pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["tls1.2", "tls1.3"])
+def openssl_server(request, authority, transport, tmp_path):
+    """A server of the plain standard library, which sends the alerts of RFC 8446; its endpoint, and its context."""
+    identity, path = authority.identity(COLLECTOR), tmp_path / "collector.pem"
+    path.write_bytes(key_pem(identity.svid) + chain_pem(identity.svid))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = context.maximum_version = request.param
+    context.load_cert_chain(path)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.set_alpn_protocols(["h2"] if transport == "grpc" else ["http/1.1"])
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                connection.settimeout(10)
+                tls = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+                with tls, contextlib.suppress(OSError):
+                    with contextlib.suppress(ssl.SSLError):
+                        tls.do_handshake()
+                    socket.socket.shutdown(tls, socket.SHUT_WR)
+                    while socket.socket.recv(tls, 65536):  # or a reset might overtake the alert
+                        pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        path = "" if transport == "grpc" else "/v1/traces"
+        yield "https://{}:{}".format(*listening.getsockname()) + path, context
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join(20)
+
+
+def trust(context, authority):
+    context.load_verify_locations(
+        cadata=b"".join(each.public_bytes(Encoding.DER) for each in authority.bundle.authorities)
+    )
+
+
+def test_an_openssl_server_with_another_id(try_to_export, authority, source, openssl_server):
+    endpoint, context = openssl_server
+    trust(context, authority)
+    sentence = f"peer {COLLECTOR} is not in one_of({DB}) (we are {APP}); if it is the peer that is meant, "
+    stock, ours = try_to_export(source, authorize=DB, to=endpoint, timeout=3.0)
+    assert sentence in stock
+    assert any(sentence in line for line in ours)
+
+
+def test_an_openssl_server_that_refuses_us_is_quoted(try_to_export, source, openssl_server):
+    endpoint, context = openssl_server
+    trust(context, CertificateAuthority.in_memory("prod.example"))
+    sentence = f"{COLLECTOR} refused {APP}: unknown_ca; see that it has the bundle of prod.example"
+    stock, ours = try_to_export(source, to=endpoint, timeout=3.0)
+    assert sentence in stock
+    assert any(sentence in line for line in ours)
 
 
 def test_an_expired_identity_is_not_used(authority, try_to_export, sink):
