@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from otel_spiffe.rotation import Backoff
-from otel_spiffe.sources._fault import Fault
+from otel_spiffe.sources._fault import Fault, Problem
 from otel_spiffe.sources._retry import Again, Retry, Stop, StreamEnd
 
 DOWN = StreamEnd(code="UNAVAILABLE", details="connection refused")
@@ -90,6 +90,19 @@ def test_a_silent_agent_is_called_silent(retry):
     again = retry.after(StreamEnd(code="CANCELLED", silent=10), dice=1.0)
     assert (again.delay, again.problem.fault) == (2, Fault.SILENT)
     assert "sent no update within 10 s" in str(again.problem)
+
+
+def test_a_stream_that_brought_something_expired_is_opened_again_after_a_while(retry):
+    problem = Problem(fault=Fault.EXPIRED_UPDATE, reason="it had expired")
+    end = StreamEnd(code="CANCELLED", updates=1, lived=0.1, problem=problem)
+    assert retry.after(end, dice=1.0) == Again(delay=2, problem=problem)
+    assert delays(retry, end, end) == [4, 8]
+
+
+def test_a_stream_that_was_outlived_by_what_it_brought_is_opened_again_and_called_that(retry):
+    again = retry.after(StreamEnd(code="CANCELLED", updates=1, lived=3600, outlived=True), dice=1.0)
+    assert (again.delay, again.problem.fault) == (2, Fault.EXPIRED)
+    assert "the X509-SVID has expired" in str(again.problem)
 
 
 def test_a_message_over_the_limit_is_called_that(retry):

@@ -20,7 +20,7 @@ from otel_spiffe.ca._answers import svids_response
 from otel_spiffe.errors import IdentityExpired, InvalidConfiguration, SourceUnavailable
 from otel_spiffe.identity import Source
 from otel_spiffe.rotation import Backoff
-from otel_spiffe.sources import Limits, WorkloadApiSource, _workload_api
+from otel_spiffe.sources import Limits, WorkloadApiSource, _watchdog, _workload_api
 from otel_spiffe.testing import FaultyWorkloadApi
 
 LONG = 30  # seconds: more than any machine needs
@@ -242,6 +242,45 @@ def test_an_expired_update_keeps_the_last_good_one(open_source, spiffe_workload_
     assert generation(source, 2)
 
 
+def test_an_update_that_a_wrong_clock_refused_is_asked_for_again(open_source, clock):
+    """The agent has no reason to send it again on the stream that it keeps open."""
+    clock.move(hours=2)
+    source = open_source(clock=clock)
+    until(source, lambda health: health.failures > 2)
+    clock.move(hours=-2)
+    assert source.wait(LONG).generation == 1
+    assert source.health().problem == ""
+
+
+def test_a_silent_stream_is_opened_again_once_what_it_brought_has_ended(
+    open_source, spiffe_workload_api, clock, monkeypatch
+):
+    monkeypatch.setattr(_watchdog, "LOOK_EVERY", 0.01)
+    source = open_source(clock=clock, backoff=Backoff(minimum=1000, maximum=1000))
+    expires_at = source.wait(LONG).expires_at
+    clock.now = expires_at
+    clock.move(seconds=1)
+    health = until(source, lambda health: health.failures > 0)
+    assert not health.ready
+    assert "the X509-SVID has expired, and the agent" in health.problem
+    spiffe_workload_api.wait_for_streams(0, timeout=LONG)
+
+
+def test_what_a_new_stream_brings_is_taken_after_the_end_of_the_old(
+    open_source, spiffe_workload_api, spiffe_identity, clock, monkeypatch
+):
+    monkeypatch.setattr(_watchdog, "LOOK_EVERY", 0.01)
+    source = open_source(clock=clock)
+    expires_at = source.wait(LONG).expires_at
+    clock.now = expires_at
+    clock.move(seconds=1)
+    until(source, lambda health: health.failures > 2)
+    assert not source.health().ready
+    spiffe_workload_api.serve(spiffe_identity("/app", lifetime=timedelta(hours=12)))
+    assert generation(source, 2)
+    assert source.health().problem == ""
+
+
 def test_no_identity_issued_drops_what_is_held_and_waits_for_a_new_one(
     open_source, spiffe_workload_api, spiffe_identity
 ):
@@ -451,12 +490,15 @@ def test_settings_that_make_no_sense_are_refused(spiffe_workload_api, how, words
         WorkloadApiSource.open(spiffe_workload_api.endpoint, **how)
 
 
-def test_reconnects_are_counted(open_source, spiffe_workload_api):
+def test_connections_that_stood_are_counted_after_the_first(open_source, spiffe_workload_api, spiffe_identity):
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
-    open_source(meter_provider=provider).wait(LONG)
-    spiffe_workload_api.end_streams()
-    spiffe_workload_api.wait_for_streams(1, opened=2, timeout=LONG)
+    source = open_source(meter_provider=provider)
+    source.wait(LONG)
+    spiffe_workload_api.go_away()
+    until(source, lambda health: health.failures > 3)  # none of these tries was a connection
+    spiffe_workload_api.come_back(spiffe_identity("/app"))
+    assert generation(source, 2)
     names = {
         metric.name: metric.data.data_points[0].value
         for resource in reader.get_metrics_data().resource_metrics

@@ -30,6 +30,7 @@ class Fault(enum.StrEnum):
     INVALID_UPDATE = "invalid_update"
     FEDERATED_BUNDLE = "federated_bundle"
     LIMIT_EXCEEDED = "limit_exceeded"
+    EXPIRED = "expired"
     EXPIRED_UPDATE = "expired_update"
     PICKER = "picker"
     MISSING_FILE = "missing_file"

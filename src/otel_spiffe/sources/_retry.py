@@ -26,6 +26,8 @@ class StreamEnd:
         updates: messages that came.
         lived: seconds from the call to its end.
         silent: seconds without a first message after which we gave it up, or None.
+        outlived: we gave it up because what it had brought has ended, and no other came.
+        problem: what was wrong with its last message, that we ended it for.
     """
 
     code: str
@@ -33,6 +35,8 @@ class StreamEnd:
     updates: int = 0
     lived: float = 0.0
     silent: float | None = None
+    outlived: bool = False
+    problem: Problem | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +109,12 @@ def _denied(end: StreamEnd) -> Problem:
 
 
 def _failed(end: StreamEnd) -> Problem:
+    if end.problem is not None:
+        return end.problem
+    if end.outlived:
+        reason = "the X509-SVID has expired, and the agent, whose stream is open, has sent no other"
+        fix = "see the agent's log, and that this machine's clock is right"
+        return Problem(fault=Fault.EXPIRED, reason=reason, fix=fix)
     if end.silent is not None:
         reason, fix = f"the agent sent no update within {end.silent:g} s", "see that the agent is well"
         return Problem(fault=Fault.SILENT, reason=reason, fix=fix)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -12,11 +11,13 @@ from grpc.experimental import ChannelOptions  # pyright: ignore[reportMissingTyp
 
 from otel_spiffe._proto import EMPTY_REQUEST, FETCH_X509_SVID, SECURITY_HEADER
 from otel_spiffe.sources._retry import StreamEnd
+from otel_spiffe.sources._watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from otel_spiffe.sources._endpoint import Endpoint
+    from otel_spiffe.sources._fault import Problem
 
 __all__ = ["Stream"]
 
@@ -41,11 +42,15 @@ class Stream:
         endpoint: where the agent listens.
         max_message_bytes: of one response.
         silent_after: seconds within which the first response must come.
+        left: returns the seconds for which what the last response said may be used; then the call is given up.
     """
 
-    def __init__(self, endpoint: Endpoint, *, max_message_bytes: int, silent_after: float) -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, max_message_bytes: int, silent_after: float, left: Callable[[], float]
+    ) -> None:
         self._silent_after = silent_after
-        self._silent = False
+        self._left = left
+        self._given_up = False
         self._updates = 0
         self._began = time.monotonic()
         self._channel = grpc.insecure_channel(endpoint.target, options=_options(endpoint, max_message_bytes))
@@ -58,56 +63,40 @@ class Stream:
         # event, so its completion queue, and with it the connection, stays open for good: two files for each stream.
         self._channel.close()
 
-    def read(self, take: Callable[[bytes], None]) -> StreamEnd:
-        """Give each response to `take` until the call ends; then close the channel and return how it ended."""
-        deadline = _Deadline(self._silent_after, self._give_up)
+    def read(self, take: Callable[[bytes], Problem | None]) -> StreamEnd:
+        """Give each response to `take` until the call ends, or `take` returns why to end it; return how it ended.
+
+        The channel is closed then.
+        """
         try:
-            for response in self._call:
-                deadline.disarm()
-                self._updates += 1
-                take(response)
+            with Watchdog(self._silent_after, self._left, self._give_up) as watchdog:
+                for response in self._call:
+                    watchdog.taking()
+                    self._updates += 1
+                    problem = take(response)
+                    watchdog.taken()
+                    if problem is not None:
+                        return self._end(grpc.StatusCode.CANCELLED, "", problem)
             return self._end(grpc.StatusCode.OK, "")
         except grpc.RpcError:
             return self._end(self._call.code(), self._call.details())
         finally:
-            deadline.disarm()
             self._channel.close()
 
     def _give_up(self) -> None:
-        self._silent = True
+        self._given_up = True
         self.cancel()
 
-    def _end(self, code: grpc.StatusCode, details: str) -> StreamEnd:
+    def _end(self, code: grpc.StatusCode, details: str, problem: Problem | None = None) -> StreamEnd:
         return StreamEnd(
             code=code.name,
             details=details,
             updates=self._updates,
             lived=time.monotonic() - self._began,
-            silent=self._silent_after if self._silent and not self._updates else None,
+            silent=self._silent_after if self._given_up and not self._updates else None,
+            outlived=self._given_up and self._updates > 0,
+            problem=problem,
         )
-
-
-class _Deadline:
-    """Calls `late` from a thread of its own, unless it is disarmed in time.
-
-    gRPC's deadline is that of the whole stream, which is to stay open for ever. Where no thread starts any
-    more, at the interpreter's end, there is no deadline; who waits then has one of its own.
-    """
-
-    def __init__(self, seconds: float, late: Callable[[], None]) -> None:
-        self._timer: threading.Timer | None = threading.Timer(seconds, late)
-        self._timer.daemon = True
-        self._timer.name = "otel-spiffe first update"
-        try:
-            self._timer.start()
-        except RuntimeError:
-            self._timer = None
-
-    def disarm(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
-            timer.join()
 
 
 def _options(endpoint: Endpoint, max_message_bytes: int) -> list[tuple[str, int | str]]:

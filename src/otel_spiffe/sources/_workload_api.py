@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import TYPE_CHECKING, Literal
 
@@ -65,6 +66,7 @@ class WorkloadApiSource(CellSource):
         self._dice = dice
         self._stream: Stream | None = None
         self._connections = 0
+        self._stands = False
         self._worker = Worker(f"otel-spiffe {name}", self._turn, self._interrupt)
         cell = Cell(name, clock=clock, meter_provider=meter_provider, alive=lambda: self._worker.alive)
         super().__init__(cell, uses_grpc=True)
@@ -159,13 +161,12 @@ class WorkloadApiSource(CellSource):
         return decision.delay
 
     def _consume(self) -> StreamEnd:
-        if self._connections:
-            self._cell.recorder.reconnected()
-        self._connections += 1
+        self._stands = False
         self._stream = stream = Stream(
             self._endpoint,
             max_message_bytes=self._limits.message_bytes,
             silent_after=self._first_update_timeout,
+            left=self._left,
         )
         try:
             if self._worker.interrupted:
@@ -174,13 +175,30 @@ class WorkloadApiSource(CellSource):
         finally:
             self._stream = None
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: bytes) -> Problem | None:
+        """Take an update, and return why to ask for another one on a new stream, or None."""
+        self._count()
         try:
             with nothing_unexpected():
                 identity, flaw = self._identity(data)
                 self._cell.put(identity, flaw=flaw)
         except BadUpdate as bad:
+            if bad.problem.fault is Fault.EXPIRED_UPDATE:
+                return bad.problem  # by our clock; once that is set right nobody would look at this update again
             self._cell.fail(bad.problem)  # what it held stays, and so does the stream
+        return None
+
+    def _count(self) -> None:
+        """Count a connection that stands: its first update came."""
+        if not self._stands and self._connections:
+            self._cell.recorder.reconnected()
+        self._connections += not self._stands
+        self._stands = True
+
+    def _left(self) -> float:
+        """Return the seconds for which what is held may be used: with nothing held, there is nothing to outlive."""
+        ends = self._cell.health().expires_at
+        return (ends - self._clock()).total_seconds() if ends is not None else math.inf
 
     def _identity(self, data: bytes) -> tuple[Identity, Problem | None]:
         try:
