@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime as dt
 import socket
@@ -270,3 +271,26 @@ def raw_context(tmp_path, spiffe_svid):
         return context
 
     return make
+
+
+class StillLoop(asyncio.SelectorEventLoop):
+    """An event loop that the test turns by hand."""
+
+    now = 0.0
+
+    def time(self):
+        return self.now
+
+    def turn(self, seconds=0.0):
+        """Let `seconds` pass, and do all that is to be done by then."""
+        self.now += seconds
+        for _ in range(5):
+            self.call_soon(self.stop)
+            self.run_forever()
+
+
+@pytest.fixture
+def still_loop():
+    loop = StillLoop()
+    yield loop
+    loop.close()

@@ -16,8 +16,9 @@ SHARE: Final = 0.1
 """Of what is left, as the notice given."""
 MAX_NOTICE: Final = 30.0
 """Seconds of notice at the most."""
-RECHECK: Final = 3600.0
-"""Seconds after which the clock is read again: it may be set while a timer runs."""
+RECHECK: Final = 60.0
+"""Seconds after which the clock is read again: it may be set while a timer runs, and timers stand still while the
+machine sleeps."""
 
 
 def seconds_before(left: float) -> float:
