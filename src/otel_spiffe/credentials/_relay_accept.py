@@ -7,6 +7,8 @@ import errno
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
+from otel_spiffe.credentials._relay_options import tune
+
 if TYPE_CHECKING:
     import asyncio
     import socket
@@ -62,6 +64,7 @@ class Acceptor:
                 self._pause(error)
             return
         connection.setblocking(False)  # noqa: FBT003 -- the standard library's signature
+        tune(connection)
         self._accepted(connection, origin)
 
     def _pause(self, error: OSError) -> None:

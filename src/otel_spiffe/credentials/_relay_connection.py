@@ -37,6 +37,7 @@ class Connection:
         self._loop = home.loop.asyncio
         self._near = near
         self._ended = ended
+        self._dialled: socket.socket | None = None
         self._far: SpiffeSSLSocket | None = None
         self._pump: Pump | None = None
         self._refusal: Refusal | None = None
@@ -60,6 +61,7 @@ class Connection:
 
     def refuse(self, error: OtelSpiffeError, said: bytes | bytearray = b"") -> None:
         """Answer every call with `error`'s sentence."""
+        self._stop_watching()
         self._home.report(error)
         self._refused_with = self._home.current_generation()
         self._refused_at = self._loop.time()
@@ -70,27 +72,31 @@ class Connection:
         """End it at once; may be called again."""
         if self._task is not None:
             self._task.cancel()
-        if self._lifetime is not None:
-            self._lifetime.stop()
-        if self._silence is not None:
-            self._silence.cancel()
-        if self._pump is not None:
-            self._pump.stop()
+        self._stop_watching()
         if self._refusal is not None:
             self._refusal.stop()
-        self.abandon()
+        _close(self._near)  # not what is being dialled: the task watches its descriptor until it has ended
+        _close(self._far)
         self._ended(self)
+
+    def _stop_watching(self) -> None:
+        for each in (self._lifetime, self._pump):
+            if each is not None:
+                each.stop()
+        if self._silence is not None:
+            self._silence.cancel()
 
     def abandon(self) -> None:
         """Close the descriptors alone: in the child of a fork, all else is the parent's."""
-        for connection in (self._near, self._far):
-            if connection is not None:
-                with contextlib.suppress(OSError):
-                    connection.close()
+        for connection in (self._near, self._dialled, self._far):
+            _close(connection)
+
+    def _hold(self, connection: socket.socket) -> None:
+        self._dialled = connection
 
     async def _run(self) -> None:
         try:
-            self._far = await self._home.dial()
+            self._far = await self._home.dial(self._hold)
         except OtelSpiffeError as error:
             self.refuse(error)
         except Exception as error:  # noqa: BLE001 -- the task's outermost frame
@@ -100,14 +106,32 @@ class Connection:
             self._carry(self._far)
 
     def _carry(self, far: SpiffeSSLSocket) -> None:
-        self._home.accepted(far)
-        self._pump = Pump(self._loop, self._near, far, http2=True, replay=True, linger=LINGER, ended=self._on_end)
-        self._pump.start()
-        if far.expires_at is not None:
-            self._lifetime = Lifetime(self._loop, far.expires_at, notice=self._pump.retire, over=self._on_expiry)
-            self._lifetime.start()
+        self._pump = pump = Pump(
+            self._loop,
+            self._near,
+            far,
+            http2=True,
+            replay=True,
+            half_close=False,
+            linger=LINGER,
+            ended=self._on_end,
+            answered=self._on_answer,
+        )
         self._silence = self._loop.call_later(self._home.plan.connect_timeout, self._on_silence)
+        pump.start()
+        if pump.done:
+            return
+        if far.expires_at is not None:
+            self._lifetime = Lifetime(self._loop, far.expires_at, notice=pump.retire, over=self._on_expiry)
+            self._lifetime.start()
         self.retire(self._home.generation)
+
+    def _on_answer(self) -> None:
+        # Not at the end of our handshake: with TLS 1.3 the server may still refuse us (RFC 8446 4.4.3).
+        if self._silence is not None:
+            self._silence.cancel()
+        if self._far is not None:
+            self._home.accepted(self._far)
 
     def _on_silence(self) -> None:
         """Refuse calls to a server that has not spoken: HTTP/2 has it speak first (RFC 9113 3.4)."""
@@ -134,3 +158,9 @@ class Connection:
     def _on_expiry(self) -> None:
         _log.info("relay to %s: closing a connection whose X509-SVIDs have ended", self._home.authority)
         self.close()
+
+
+def _close(connection: socket.socket | None) -> None:
+    if connection is not None:
+        with contextlib.suppress(OSError):
+            connection.close()

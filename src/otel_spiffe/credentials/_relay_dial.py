@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from otel_spiffe.credentials._proxy import Proxy, connect_answer, connect_request
+from otel_spiffe.credentials._relay_options import tune
 from otel_spiffe.credentials._resolve import HostPort, Resolver, connect
 from otel_spiffe.errors import OtelSpiffeError, PeerUnreachable
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from spiffe import SpiffeId
 
@@ -29,6 +31,7 @@ _PLAINTEXT: Final = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
 )
 _ANSWER_CHUNK: Final = 4096
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _SEE_LOG: Final = "see its log"
 
 
@@ -75,6 +78,11 @@ def unreachable(target: HostPort, error: OSError, local: SpiffeId | None) -> Ote
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
         failure = f"the TLS handshake failed: {error.reason or error}"
         return PeerUnreachable(str(target), failure, local=local, fix=_SEE_LOG)
+    if not isinstance(error, (ConnectionError, ssl.SSLError)):
+        failure = f"the TLS handshake failed: {error.strerror or error}"
+        if error.errno in _EXHAUSTED:
+            return PeerUnreachable(str(target), failure, local=local, fix="raise the limit on open files")
+        return PeerUnreachable(str(target), failure, local=local)
     reason = f"it closed the connection during the TLS handshake ({error.strerror or error})"
     return PeerUnreachable(str(target), reason, local=local, fix=_SEE_LOG)
 
@@ -94,9 +102,16 @@ class Dialer:
     timeout: float
 
     async def dial(
-        self, loop: asyncio.AbstractEventLoop, resolver: Resolver, context: SpiffeSSLContext, identity: Identity
+        self,
+        loop: asyncio.AbstractEventLoop,
+        resolver: Resolver,
+        context: SpiffeSSLContext,
+        identity: Identity,
+        hold: Callable[[socket.socket], object],
     ) -> SpiffeSSLSocket:
         """Return a TLS socket whose peer is verified and authorized, and speaks HTTP/2.
+
+        On the way there `hold` is called with each socket that this is about, as soon as it is connected.
 
         Raises:
             OtelSpiffeError: the sentence for whoever made the call.
@@ -105,15 +120,20 @@ class Dialer:
         step = ["it did not resolve"]
         try:
             async with asyncio.timeout(self.timeout):
-                plain = await self._reach(loop, resolver, step, local)
+                plain = await self._reach(loop, resolver, step, local, hold)
                 step[0] = "the TLS handshake did not end"
-                return await self._secure(loop, plain, context, local)
+                return await self._secure(loop, plain, context, local, hold)
         except TimeoutError as error:
             reason = f"{step[0]} within {self.timeout:g} s"
             raise PeerUnreachable(str(self.target), reason, local=local) from error
 
     async def _reach(
-        self, loop: asyncio.AbstractEventLoop, resolver: Resolver, step: list[str], local: SpiffeId | None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        resolver: Resolver,
+        step: list[str],
+        local: SpiffeId | None,
+        hold: Callable[[socket.socket], object],
     ) -> socket.socket:
         via = self.proxy.where if self.proxy is not None else self.target
         on_the_way = f"the {self.proxy}: " if self.proxy is not None else ""
@@ -127,6 +147,8 @@ class Dialer:
             plain = await connect(loop, addresses)
         except OSError as error:
             raise PeerUnreachable(str(self.target), f"{on_the_way}{error}", local=local) from error
+        hold(plain)
+        tune(plain)
         if self.proxy is not None:
             step[0] = f"the {self.proxy} did not answer"
             await _closing(plain, self._tunnel(loop, plain, self.proxy))
@@ -146,7 +168,12 @@ class Dialer:
             raise PeerUnreachable(str(self.target), f"the {proxy}: {error.strerror or error}") from error
 
     async def _secure(
-        self, loop: asyncio.AbstractEventLoop, plain: socket.socket, context: SpiffeSSLContext, local: SpiffeId | None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        plain: socket.socket,
+        context: SpiffeSSLContext,
+        local: SpiffeId | None,
+        hold: Callable[[socket.socket], object],
     ) -> SpiffeSSLSocket:
         try:
             wrapped = context.wrap_socket(plain, server_hostname=self.target.host, do_handshake_on_connect=False)
@@ -156,6 +183,7 @@ class Dialer:
         except BaseException:
             plain.close()
             raise
+        hold(wrapped)
         await _closing(wrapped, self._checked(loop, wrapped, local))
         return wrapped  # type: ignore[return-value]  # the context's sslsocket_class
 

@@ -4,21 +4,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from otel_spiffe.credentials import _loop
 from otel_spiffe.credentials._relay_accept import Acceptor
-from otel_spiffe.credentials._relay_dial import shake_hands
-from otel_spiffe.credentials._relay_lifetime import Lifetime
-from otel_spiffe.credentials._relay_pump import Pump
+from otel_spiffe.credentials._relay_client import Client
 from otel_spiffe.credentials._reports import Reports
-from otel_spiffe.credentials._resolve import HostPort, connect
+from otel_spiffe.credentials._resolve import HostPort
 from otel_spiffe.credentials._tls import server_context
-from otel_spiffe.errors import InvalidConfiguration, OtelSpiffeError, PeerRejected
+from otel_spiffe.errors import InvalidConfiguration, PeerRejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,11 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Inbound", "InboundPlan"]
 
-_log = logging.getLogger("otel_spiffe.credentials")
-
 BACKLOG: Final = 512
-LINGER: Final = 30.0
-"""Seconds that the server has to finish after a client has closed its side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +55,10 @@ class Inbound:
         self.name = HostPort(host, port)
         self._context = server_context(plan.source, authorize=plan.authorize)
         self._context.set_alpn_protocols(plan.alpn)
-        self._greeting: dict[_Client, None] = {}  # oldest first
-        self._served: set[_Client] = set()
+        self._greeting: dict[Client, None] = {}  # oldest first
+        self._placed: set[Client] = set()  # being connected to the server, or connected
+        self._places = asyncio.Semaphore(plan.max_connections)
+        self.generation = 0
         self._reports = Reports(f"relay on {self.name}")
         self._closed = False
         self._acceptor: Acceptor
@@ -79,7 +73,11 @@ class Inbound:
             raise
         self._acceptor = Acceptor(self.loop.asyncio, self._listener, self._accept)
         self.loop.call(self._admit)
-        self._unsubscribe = self.plan.source.subscribe(self._on_identity)
+        try:
+            self._unsubscribe = self.plan.source.subscribe(self._on_identity)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """End every connection, and listen no more."""
@@ -93,40 +91,46 @@ class Inbound:
         self.loop = loop
         self._listener.close()
         self._acceptor = Acceptor(loop.asyncio, self._listener, self._accept)
-        for client in (*self._greeting, *self._served):
+        for client in (*self._greeting, *self._placed):
             client.abandon()
         self._greeting.clear()
-        self._served.clear()
+        self._placed.clear()
 
     def _tear_down(self) -> None:
         self._acceptor.stop()
         self._closed = True
-        for client in (*self._greeting, *self._served):
+        for client in (*self._greeting, *self._placed):
             client.close()
 
     def _admit(self) -> None:
-        self._acceptor.set(wanted=len(self._served) < self.plan.max_connections)
+        self._acceptor.set(wanted=not self._places.locked())
 
     def _accept(self, near: socket.socket, origin: tuple[str, int]) -> None:
         if len(self._greeting) >= self.plan.max_handshakes:
             # The oldest has had the most time. Refusing the newest would let silent clients keep all others out.
             next(iter(self._greeting)).close()
-        client = _Client(self, near, origin[0])
+        client = Client(self, near, origin[0])
         self._greeting[client] = None
         client.start()
 
-    def greeted(self, client: _Client, origin: str, peer: str) -> None:
-        """Take note that a client was authorized and is connected to the server."""
+    async def take_place(self, client: Client) -> None:
+        """Return when `client`, who is authorized, is one of `max_connections`; strangers take no places."""
+        await self._places.acquire()
         self._greeting.pop(client, None)
-        self._served.add(client)
-        self._reports.over(origin)
-        self._reports.over(peer)
+        self._placed.add(client)
         self._admit()
 
-    def gone(self, client: _Client) -> None:
+    def served(self, origin: str, peer: str) -> None:
+        """Take note that a client is connected to the server."""
+        self._reports.over(origin)
+        self._reports.over(peer)
+
+    def gone(self, client: Client) -> None:
         """Take note that a client's connection has ended."""
         self._greeting.pop(client, None)
-        self._served.discard(client)
+        if client in self._placed:
+            self._placed.discard(client)
+            self._places.release()
         if not self._closed:
             self._admit()
 
@@ -139,7 +143,8 @@ class Inbound:
         self.loop.call(self._renew, identity.generation)
 
     def _renew(self, generation: int) -> None:
-        for client in tuple(self._served):
+        self.generation = max(self.generation, generation)
+        for client in tuple(self._placed):
             client.retire(generation)
 
     def wrap(self, near: socket.socket) -> SpiffeSSLSocket:
@@ -151,120 +156,6 @@ class Inbound:
         return self._context.wrap_socket(  # type: ignore[return-value]  # the context's sslsocket_class
             near, server_side=True, do_handshake_on_connect=False
         )
-
-    async def reach(self) -> socket.socket:
-        """Return a connection to the server.
-
-        Raises:
-            OSError: there is none to be had.
-        """
-        upstream = self.plan.upstream
-        if isinstance(upstream, HostPort):
-            return await connect(self.loop.asyncio, await self.loop.resolver.resolve(upstream))
-        return await connect(self.loop.asyncio, [(socket.AF_UNIX, upstream)])
-
-
-class _Client:
-    """One client's connection, from its arrival to its end."""
-
-    def __init__(self, home: Inbound, near: socket.socket, origin: str) -> None:
-        self._home = home
-        self._loop = home.loop.asyncio
-        self._near = near
-        self._origin = origin
-        self._tls: SpiffeSSLSocket | None = None
-        self._far: socket.socket | None = None
-        self._pump: Pump | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._lifetime: Lifetime | None = None
-
-    def start(self) -> None:
-        """Begin the handshake."""
-        self._task = self._loop.create_task(self._run())
-        # The descriptor of a cancelled handshake is watched until its task has ended; closed before that, its
-        # number could belong to the next client already.
-        self._task.add_done_callback(self._on_handshake_end)
-
-    def _on_handshake_end(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled():
-            self.abandon()
-
-    def retire(self, generation: int) -> None:
-        """Have an HTTP/2 client open a new connection for new calls, if this one is of an older generation."""
-        if self._pump is not None and self._tls is not None and self._tls.generation < generation:
-            self._pump.retire()
-
-    def close(self) -> None:
-        """End it at once; may be called again."""
-        shaking_hands = self._task is not None and self._task.cancel() and self._task is not asyncio.current_task()
-        if self._lifetime is not None:
-            self._lifetime.stop()
-        if self._pump is not None:
-            self._pump.stop()
-        if not shaking_hands:
-            self.abandon()
-        self._home.gone(self)
-
-    def abandon(self) -> None:
-        """Close the descriptors alone: in the child of a fork, all else is the parent's."""
-        for connection in (self._tls, self._near, self._far):
-            if connection is not None:
-                with contextlib.suppress(OSError):
-                    connection.close()
-
-    async def _run(self) -> None:
-        try:
-            tls = await self._greet()
-            far = await self._reach()
-        except OSError as error:
-            self._home.report(self._origin, error)
-            self.close()
-        except Exception:  # noqa: BLE001 -- the task's outermost frame
-            _log.exception("relay on %s: %s", self._home.name, self._origin)
-            self.close()
-        else:
-            self._carry(tls, far)
-
-    async def _greet(self) -> SpiffeSSLSocket:
-        self._tls = tls = self._home.wrap(self._near)
-        limit = self._home.plan.handshake_timeout
-        try:
-            async with asyncio.timeout(limit):
-                await shake_hands(self._loop, tls)
-        except TimeoutError as error:
-            raise OSError(f"the TLS handshake did not end within {limit:g} s") from error
-        except OtelSpiffeError:
-            raise
-        except OSError as error:
-            reason = getattr(error, "reason", None) or error.strerror or error
-            raise OSError(f"the TLS handshake failed: {reason}") from error
-        return tls
-
-    async def _reach(self) -> socket.socket:
-        limit = self._home.plan.connect_timeout
-        try:
-            async with asyncio.timeout(limit):
-                self._far = far = await self._home.reach()
-        except OSError as error:
-            reason = f"no answer within {limit:g} s" if isinstance(error, TimeoutError) else error
-            raise OSError(f"cannot reach the server behind this relay, {self._home.plan.upstream}: {reason}") from error
-        return far
-
-    def _carry(self, tls: SpiffeSSLSocket, far: socket.socket) -> None:
-        self._home.greeted(self, self._origin, str(tls.peer_id))
-        http2 = tls.selected_alpn_protocol() == "h2"
-        self._pump = Pump(
-            self._loop, tls, far, http2=http2, replay=False, linger=LINGER, ended=lambda _error: self.close()
-        )
-        self._pump.start()
-        if tls.expires_at is not None:
-            self._lifetime = Lifetime(self._loop, tls.expires_at, notice=self._pump.retire, over=self._on_expiry)
-            self._lifetime.start()
-
-    def _on_expiry(self) -> None:
-        who = self._tls.peer_id if self._tls is not None else self._origin
-        _log.info("relay on %s: closing a connection of %s: an X509-SVID has ended", self._home.name, who)
-        self.close()
 
 
 def _listen(where: HostPort) -> socket.socket:

@@ -78,7 +78,11 @@ class Outbound:
             self._listener.close()
             raise
         self._settle(loop)
-        self._unsubscribe = self.plan.source.subscribe(self._on_identity)
+        try:
+            self._unsubscribe = self.plan.source.subscribe(self._on_identity)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """End every connection, and listen no more."""
@@ -145,14 +149,14 @@ class Outbound:
         except SourceUnavailable:
             return 0
 
-    async def dial(self) -> SpiffeSSLSocket:
-        """Return a connection to the server.
+    async def dial(self, hold: Callable[[socket.socket], object]) -> SpiffeSSLSocket:
+        """Return a connection to the server; `hold` is called with its socket as soon as there is one.
 
         Raises:
             OtelSpiffeError: the sentence for whoever made the call.
         """
         identity = await self._identity()
-        return await self._dialer.dial(self.loop.asyncio, self.loop.resolver, self._context, identity)
+        return await self._dialer.dial(self.loop.asyncio, self.loop.resolver, self._context, identity, hold)
 
     async def _identity(self) -> Identity:
         try:

@@ -3,23 +3,22 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import socket
 import ssl
 from typing import TYPE_CHECKING, Final
 
 from otel_spiffe.credentials._h2 import GOAWAY, FrameBoundary
+from otel_spiffe.credentials._relay_flow import Flow
+from otel_spiffe.credentials._relay_goodbye import close_notify, hung_up, say_goodbye
+from otel_spiffe.credentials._relay_watch import Watch
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from _typeshed import WriteableBuffer
+__all__ = ["REPLAY_BYTES", "SETTLE", "Pump"]
 
-__all__ = ["FLOW_BYTES", "REPLAY_BYTES", "SETTLE", "Flow", "Pump"]
-
-FLOW_BYTES: Final = 131_072
-"""Buffer of one direction: 2 to 3 reads for a 212 kB export; more measured no faster."""
 REPLAY_BYTES: Final = 65_536
 """Of what the client said before the server's first byte; the client is not read beyond that. grpc-core says
 about 100 bytes and waits."""
@@ -27,65 +26,11 @@ SETTLE: Final = 0.25
 """Seconds between the first frame for a client and a GOAWAY. grpcio 1.85.1 takes a GOAWAY that comes with the first
 SETTINGS for nothing: it keeps the connection, retries the next call on it for ever, and ends in a failed CHECK
 (memory_quota.cc) once that call's arena has 1 GiB."""
+STALL: Final = 5.0
+"""Seconds in which the server takes nothing until it is looked whether the client is still there: a client whose
+bytes are not wanted is not read, so its end is not heard."""
 _ROUNDS: Final = 16
 """Of reading and writing before other connections have their turn."""
-_AGAIN = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-
-
-class Flow:
-    """One direction: what was read and is not yet written."""
-
-    def __init__(self, capacity: int = FLOW_BYTES) -> None:
-        self._capacity = capacity
-        self._view = memoryview(bytearray(capacity + len(GOAWAY)))
-        self._start = self._end = 0
-        self.eof = False
-
-    @property
-    def empty(self) -> bool:
-        """Everything that was read is written."""
-        return self._start == self._end
-
-    @property
-    def pending(self) -> memoryview:
-        """What is read and not written."""
-        return self._view[self._start : self._end]
-
-    def fill(self, receive: Callable[[WriteableBuffer], int]) -> int:
-        """Read once into the empty buffer and return the number of bytes; 0 sets `eof`, -1 says nothing is there."""
-        try:
-            n = receive(self._view[: self._capacity])
-        except _AGAIN:
-            return -1
-        except ssl.SSLZeroReturnError:  # what Python makes of the peer's close_notify after our own
-            n = 0
-        self._start, self._end = 0, n
-        self.eof = n == 0
-        return n
-
-    def drain(self, send: Callable[[memoryview], int]) -> bool:
-        """Write once and say whether anything was taken."""
-        try:
-            n = send(self.pending)
-        except _AGAIN:
-            return False
-        self._start += n
-        return n > 0
-
-    def insert(self, offset: int, frame: bytes) -> None:
-        """Put `frame` after the first `offset` bytes of what is pending; once in a buffer's life."""
-        at = self._start + offset
-        rest = bytes(self._view[at : self._end])
-        if self.empty:
-            self._start = self._end = at = 0
-        self._view[at : at + len(frame)] = frame
-        self._end = at + len(frame) + len(rest)
-        self._view[at + len(frame) : self._end] = rest
-
-    def discard(self) -> None:
-        """Forget what is pending, and read no more."""
-        self._start = self._end = 0
-        self.eof = True
 
 
 class Pump:
@@ -97,8 +42,10 @@ class Pump:
         far: the server's side, likewise.
         http2: both speak HTTP/2, so that `retire` can say GOAWAY.
         replay: keep what the client says until the server's first byte.
-        linger: seconds that the server has to finish after the client has closed its side.
+        half_close: the client may go on after the server has closed its side; otherwise that is the end.
+        linger: seconds that one side has to finish after the other has closed its own.
         ended: called once, with the error that ended it or None, when neither socket is watched any more.
+        answered: called once, at the server's first byte, with `replay`.
     """
 
     def __init__(
@@ -109,26 +56,36 @@ class Pump:
         *,
         http2: bool,
         replay: bool,
+        half_close: bool,
         linger: float,
         ended: Callable[[OSError | None], object],
+        answered: Callable[[], object] = lambda: None,
     ) -> None:
         self._loop = loop
         self._near = near
         self._far = far
+        self._half_close = half_close
         self._linger = linger
         self._ended = ended
+        self._answered = answered
+        self._send_near: Callable[[memoryview], int] = near.send
         self._out = Flow()
         self._back = Flow()
-        self._readers: set[socket.socket] = set()
-        self._writers: set[socket.socket] = set()
+        self._watch = Watch(loop)
         self._boundary = FrameBoundary() if http2 else None
         self._retiring = self._settled = False
-        self._closing = self._done = False
+        self._closing = self._told_near = self._taken = self._done = False
         self._broken: OSError | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._settling: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
         self.replay: bytearray | None = bytearray() if replay else None
         self.client_left = False
+
+    @property
+    def done(self) -> bool:
+        """It has ended, or was stopped."""
+        return self._done
 
     def start(self) -> None:
         """Begin to carry."""
@@ -145,13 +102,11 @@ class Pump:
     def stop(self) -> None:
         """Watch neither socket any more; `ended` is not called."""
         self._done = True
-        for timer in (self._timer, self._settling):
+        for timer in (self._timer, self._settling, self._stalled):
             if timer is not None:
                 timer.cancel()
-        for connection in tuple(self._readers):
-            self._watch(connection, self._readers, self._turn, wanted=False)
-        for connection in tuple(self._writers):
-            self._watch(connection, self._writers, self._turn, wanted=False)
+        self._watch.drop(self._near)
+        self._watch.drop(self._far)
 
     def _turn(self) -> None:
         self._carry(back=True, out=True)
@@ -174,15 +129,35 @@ class Pump:
                     break
             else:
                 self._loop.call_soon(self._turn)
+            over = self._back.eof and self._back.empty and self._over()
         except OSError as error:
             self._end(error)
             return
-        if self._back.eof and self._back.empty:
-            if self.replay is None:  # else whoever is told may still answer the client
-                _say_goodbye(self._near)
+        if over:
             self._end(self._broken)
         elif not self._done:
             self._watch_all()
+
+    def _over(self) -> bool:
+        """Pass the server's end on, and say whether it is the connection's."""
+        if self.replay is not None:  # whoever is told may still answer the client
+            return True
+        if not self._told_near:
+            self._told_near = True
+            self._tell_near()
+        if not self._half_close:
+            return self._back.empty
+        self._wait_for_the_end()
+        return self._back.empty and self._out.eof and self._out.empty
+
+    def _tell_near(self) -> None:
+        if not isinstance(self._near, ssl.SSLSocket):
+            say_goodbye(self._near)
+            return
+        self._watch.drop(self._near)  # its descriptor is another's for a moment
+        self._back.insert(0, close_notify(self._near))
+        self._send_near = functools.partial(socket.socket.send, self._near)  # it is a TLS record already
+        self._back.drain(self._send_near)
 
     def _carry_back(self) -> bool:
         moved = False
@@ -190,13 +165,18 @@ class Pump:
             n = self._back.fill(self._far.recv_into)
             moved = n >= 0
             if n > 0:
-                self.replay = None
-                self._follow()
+                self._hear_far()
         if self._announcing and self._back.empty and self._boundary is not None and self._boundary.here:
             self._announce(0)
         if not self._back.empty:
-            moved = self._back.drain(self._near.send) or moved
+            moved = self._back.drain(self._send_near) or moved
         return moved
+
+    def _hear_far(self) -> None:
+        if self.replay is not None:
+            self.replay = None
+            self._answered()
+        self._follow()
 
     def _follow(self) -> None:
         if self._boundary is None:
@@ -216,7 +196,7 @@ class Pump:
 
     @property
     def _announcing(self) -> bool:
-        return self._retiring and self._settled
+        return self._retiring and self._settled and not self._back.eof
 
     def _announce(self, offset: int) -> None:
         self._back.insert(offset, GOAWAY)
@@ -247,25 +227,37 @@ class Pump:
         return self._out.empty and not self._out.eof and room
 
     def _send(self) -> bool:
+        if self._broken is not None:
+            self._out.drop()
+            return True
         try:
-            return self._out.drain(self._far.send)
+            taken = self._out.drain(self._far.send)
         except OSError as error:
             # The server's last words, an alert perhaps, may still be there to be read.
             self._broken = error
-            self._out.discard()
+            self._closing = True
+            if self._half_close:  # heard on to its end: bytes that nobody reads would reset what it is still to read
+                self._out.drop()
+            else:
+                self._out.discard()
             self._wait_for_the_end()
             return True
+        self._taken = self._taken or taken
+        return taken
 
     def _close_out(self) -> None:
         """Pass the client's end on, and give the server a while to finish."""
-        self.client_left = True
-        if _say_goodbye(self._far):
+        self.client_left = self._closing = True
+        if say_goodbye(self._far):
             self._back.discard()
         self._wait_for_the_end()
 
     def _wait_for_the_end(self) -> None:
-        self._closing = True
-        self._timer = self._loop.call_later(self._linger, self._end, self._broken)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._linger, self._give_up)
+
+    def _give_up(self) -> None:
+        self._end(self._broken)
 
     def _end(self, error: OSError | None) -> None:
         if self._done:
@@ -274,30 +266,18 @@ class Pump:
         self._ended(error)
 
     def _watch_all(self) -> None:
-        self._watch(self._near, self._readers, self._turn_near, wanted=self._wants_out())
-        self._watch(self._near, self._writers, self._turn_far, wanted=not self._back.empty)
-        self._watch(self._far, self._readers, self._turn_far, wanted=self._back.empty and not self._back.eof)
-        self._watch(self._far, self._writers, self._turn_near, wanted=not self._out.empty)
+        self._watch.reading(self._near, self._turn_near, wanted=self._wants_out())
+        self._watch.writing(self._near, self._turn_far, wanted=not self._back.empty)
+        self._watch.reading(self._far, self._turn_far, wanted=self._back.empty and not self._back.eof)
+        self._watch.writing(self._far, self._turn_near, wanted=not self._out.empty)
+        if self._stalled is None and not self._out.empty:
+            self._taken = False
+            self._stalled = self._loop.call_later(STALL, self._look_for_near)
 
-    def _watch(
-        self, connection: socket.socket, watched: set[socket.socket], turn: Callable[[], object], *, wanted: bool
-    ) -> None:
-        if wanted == (connection in watched):
-            return
-        reading = watched is self._readers
-        if wanted:
-            watched.add(connection)
-            (self._loop.add_reader if reading else self._loop.add_writer)(connection, turn)
+    def _look_for_near(self) -> None:
+        self._stalled = None
+        if not self._out.empty and not self._taken and hung_up(self._near):
+            self.client_left = True
+            self._end(None)
         else:
-            watched.discard(connection)
-            (self._loop.remove_reader if reading else self._loop.remove_writer)(connection)
-
-
-def _say_goodbye(connection: socket.socket) -> bool:
-    """Say that nothing more will be written, and return whether the peer had said so before."""
-    with contextlib.suppress(OSError):
-        if isinstance(connection, ssl.SSLSocket):
-            connection.unwrap()  # sends close_notify; SSLWantReadError until the peer's is here
-            return True  # and now it is a bare socket, which must not be read
-        connection.shutdown(socket.SHUT_WR)
-    return False
+            self._watch_all()
