@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import queue
+import threading
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 import spiffe
@@ -55,6 +57,42 @@ def test_federated_bundles_come_along(ca, server, theirs):
         found.get(timeout=PATIENCE)
         server.serve(ca.identity(APP, federated=[other.bundle]))
         assert set(map(str, found.get(timeout=PATIENCE).bundles)) == {"prod.example", "other.example"}
+
+
+def test_what_was_read_first_is_not_written_last(ca):
+    """Theirs calls on a thread of its own, also while the constructor reads for the first time."""
+    old, new = ca.issue(APP), ca.issue(APP)
+
+    def context(svid):
+        given = SimpleNamespace(cert_chain=list(svid.chain), private_key=svid.private_key, spiffe_id=svid.id)
+        bundle = SimpleNamespace(trust_domain=ca.trust_domain, x509_authorities=set(ca.bundle.authorities))
+        return SimpleNamespace(default_svid=given, x509_bundle_set=SimpleNamespace(bundles=[bundle]))
+
+    class Theirs:
+        held = context(old)
+        callback = None
+
+        def subscribe_for_updates(self, callback):
+            self.callback = callback
+
+        def unsubscribe_for_updates(self, callback):
+            pass
+
+        def is_closed(self):
+            return False
+
+        def get_x509_context(self):
+            read = self.held
+            if threading.current_thread() is threading.main_thread():
+                self.held = context(new)
+                update = threading.Thread(target=self.callback)
+                update.start()
+                update.join()
+            return read
+
+    with from_spiffe(Theirs()) as source:
+        assert source.identity().svid.leaf == new.leaf
+        assert source.identity().generation == 1
 
 
 def test_closing_ours_leaves_theirs_open_and_unobserved(theirs):

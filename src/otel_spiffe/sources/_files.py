@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from otel_spiffe.environment import refuse_green_threads
 from otel_spiffe.errors import InvalidConfiguration
 from otel_spiffe.identity import parse_trust_domain
 from otel_spiffe.sources._base import CellSource
@@ -108,9 +109,11 @@ class FileSource(CellSource):
             meter_provider: where the source's metrics go; the global one by default.
 
         Raises:
-            InvalidConfiguration: what is given does not name one set of files.
+            InvalidConfiguration: what is given does not name one set of files, or gevent or eventlet has replaced
+                the threads.
             InvalidIdentity: a trust domain is none.
         """
+        refuse_green_threads("FileSource")
         from watchfiles import watch  # noqa: PLC0415 -- 40 ms that users of other sources need not wait for
 
         named = {"svid": svid_file, "key": svid_key_file, "bundle": bundle_file}

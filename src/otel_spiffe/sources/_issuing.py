@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Final, cast
 
+from otel_spiffe.environment import refuse_green_threads
 from otel_spiffe.identity import Identity
 from otel_spiffe.rotation import ORDINARY, Backoff, Keep, plan
 from otel_spiffe.sources._base import CellSource
@@ -73,7 +74,11 @@ class IssuingSource(CellSource):
             clock: returns the time, aware.
             dice: returns a number between 0 and 1, uniformly random.
             meter_provider: where the source's metrics go; the global one by default.
+
+        Raises:
+            InvalidConfiguration: gevent or eventlet has replaced the threads.
         """
+        refuse_green_threads("IssuingSource")
         source = cls(issue, backoff=backoff, clock=clock, dice=dice, meter_provider=meter_provider)
         source._worker.start()
         return source

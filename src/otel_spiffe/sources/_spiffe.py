@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import threading
 from typing import TYPE_CHECKING, cast
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from otel_spiffe.environment import refuse_green_threads
 from otel_spiffe.errors import InvalidIdentity
 from otel_spiffe.identity import Identity, X509Bundle, bundle_from_der, x509_svid
 from otel_spiffe.sources._base import CellSource
@@ -15,7 +19,7 @@ from otel_spiffe.sources._choose import check_not_expired
 from otel_spiffe.sources._fault import BadUpdate, Fault, Problem, flaw_of, nothing_unexpected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
     from datetime import datetime
 
     import spiffe
@@ -42,7 +46,11 @@ def from_spiffe(
         x509_source: an open one.
         clock: returns the time, aware.
         meter_provider: where the source's metrics go; the global one by default.
+
+    Raises:
+        InvalidConfiguration: gevent or eventlet has replaced the threads.
     """
+    refuse_green_threads("from_spiffe")
     return SpiffeSource(x509_source, clock=clock, meter_provider=meter_provider)
 
 
@@ -59,6 +67,9 @@ class SpiffeSource(CellSource):
         self._x509_source = x509_source
         self._clock = clock
         self._forked = False
+        self._lock = threading.Lock()
+        self._begun = itertools.count(1)
+        self._newest = 0
         super().__init__(Cell("spiffe.X509Source", clock=clock, meter_provider=meter_provider, alive=self._alive))
         x509_source.subscribe_for_updates(self._take)
         self._take()
@@ -74,6 +85,7 @@ class SpiffeSource(CellSource):
     def after_fork_in_child(self) -> None:
         """Say that nothing will come any more."""
         super().after_fork_in_child()
+        self._lock = threading.Lock()
         self._forked = True
         self._cell.fail(
             Problem(
@@ -87,12 +99,25 @@ class SpiffeSource(CellSource):
         return not self._forked and not self._x509_source.is_closed()
 
     def _take(self) -> None:
+        turn = next(self._begun)
         try:
             with nothing_unexpected():
                 identity, flaw = self._identity()
-                self._cell.put(identity, flaw=flaw)
+                with self._in_order(turn) as newest:
+                    if newest:
+                        self._cell.put(identity, flaw=flaw)
         except BadUpdate as bad:
-            self._cell.fail(bad.problem)
+            with self._in_order(turn) as newest:
+                if newest:
+                    self._cell.fail(bad.problem)
+
+    @contextlib.contextmanager
+    def _in_order(self, turn: int) -> Generator[bool]:
+        """Say whether nothing has been written that was read later: theirs calls us on a thread of its own."""
+        with self._lock:
+            newest = turn >= self._newest
+            self._newest = max(turn, self._newest)
+            yield newest
 
     def _identity(self) -> tuple[Identity, Problem | None]:
         try:

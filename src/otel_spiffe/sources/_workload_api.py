@@ -8,7 +8,7 @@ import random
 from typing import TYPE_CHECKING, Literal
 
 from otel_spiffe._proto import decode_x509_svid_response
-from otel_spiffe.environment import SPIFFE_ENDPOINT_SOCKET, spiffe_endpoint_socket
+from otel_spiffe.environment import SPIFFE_ENDPOINT_SOCKET, refuse_green_threads, spiffe_endpoint_socket
 from otel_spiffe.errors import InvalidConfiguration
 from otel_spiffe.rotation import NO_IDENTITY, ORDINARY, Backoff
 from otel_spiffe.sources._base import CellSource
@@ -104,8 +104,10 @@ class WorkloadApiSource(CellSource):
             meter_provider: where the source's metrics go; the global one by default.
 
         Raises:
-            InvalidConfiguration: there is no endpoint, it is none, or both `picker` and `hint` are given.
+            InvalidConfiguration: there is no endpoint, it is none, both `picker` and `hint` are given, or gevent or
+                eventlet has replaced the threads.
         """
+        refuse_green_threads("WorkloadApiSource")
         if on_withdrawal not in {"drop", "keep"}:
             raise InvalidConfiguration("on_withdrawal", f"{on_withdrawal!r} is neither 'drop' nor 'keep'")
         source = cls(
