@@ -8,11 +8,14 @@ import json
 import os
 import sys
 import threading
+import time
 
 import grpc
+import spiffe
 
+from otel_spiffe.ca import CertificateAuthority
 from otel_spiffe.rotation import Backoff
-from otel_spiffe.sources import StaticSource, WorkloadApiSource
+from otel_spiffe.sources import IssuingSource, StaticSource, WorkloadApiSource, _metrics, from_spiffe
 
 LONG = 60
 
@@ -141,6 +144,68 @@ def many(endpoint):
             statuses.append(os.waitpid(pid, 0)[1])
             threading.Event().wait(0.01)
         return {"statuses": statuses, "parent rotates": later(source, source.identity().generation)}
+
+
+def spiffes(endpoint):
+    """Fork with a source over `spiffe.X509Source`."""
+    with spiffe.X509Source(socket_path=endpoint, timeout_in_seconds=LONG) as theirs, from_spiffe(theirs) as source:
+
+        def child():
+            health = source.health()
+            held = str(source.identity().id)
+            source._cell.close()
+            closed = not source.health().ready
+            return {"held": held, "ready": health.ready, "problem": health.problem, "closed": closed}
+
+        return {"child": in_child(child), "parent rotates": later(source, source.identity().generation)}
+
+
+def hanging(_endpoint):
+    """Fork twice while three issuers do not return."""
+    entered, leave = threading.Semaphore(0), threading.Event()
+
+    def issue():
+        entered.release()
+        leave.wait(LONG)
+
+    sources = [IssuingSource.open(issue) for _ in range(3)]
+    for _ in sources:
+        entered.acquire()
+
+    def seconds():
+        begin = time.monotonic()
+        in_child(lambda: None)
+        return time.monotonic() - begin
+
+    result = {"first": seconds(), "second": seconds()}
+    leave.set()
+    for source in sources:
+        source.close()
+    return result
+
+
+def metrics(_endpoint):
+    """Fork while another thread holds the lock of the instruments, and open a source in the child."""
+    identity = CertificateAuthority.in_memory("prod.example").identity("spiffe://prod.example/app")
+    held, release = threading.Event(), threading.Event()
+
+    def hold():
+        with _metrics._known._lock:
+            held.set()
+            release.wait(LONG)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+
+    def child():
+        with StaticSource(identity) as source:
+            return str(source.identity().id)
+
+    answer = in_child(child)
+    release.set()
+    thread.join()
+    return {"child": answer}
 
 
 def outage(endpoint):

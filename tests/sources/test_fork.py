@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from otel_spiffe.ca import WorkloadApiServer
+from otel_spiffe.sources._worker import PARK_TIMEOUT
 
 PROGRAM = Path(__file__).with_name("forking.py")
 
@@ -77,6 +78,24 @@ def test_a_closed_source_stays_closed_and_a_child_opens_its_own(run, rotating_ag
     result, _ = run("closed", rotating_agent.endpoint)
     assert result.pop("opened in the child") >= 1  # the agent rotates meanwhile
     assert result == {"threads": 1, "closed": True}
+
+
+def test_over_spiffes_source_the_child_keeps_what_is_held_and_says_that_nothing_will_come(run, rotating_agent):
+    result, _ = run("spiffes", rotating_agent.endpoint)
+    assert result["parent rotates"]
+    assert result["child"].pop("problem").startswith("spiffe.X509Source has no thread in the child of a fork")
+    assert result["child"] == {"held": "spiffe://test.example/app", "ready": False, "closed": True}
+
+
+def test_forks_wait_once_for_all_issuers_that_hang(run, rotating_agent):
+    result, _ = run("hanging", rotating_agent.endpoint)
+    assert result["first"] < 2 * PARK_TIMEOUT
+    assert result["second"] < PARK_TIMEOUT
+
+
+def test_metrics_that_another_thread_makes_at_the_fork_do_not_stop_the_child(run, rotating_agent):
+    result, _ = run("metrics", rotating_agent.endpoint)
+    assert result == {"child": "spiffe://prod.example/app"}
 
 
 def test_many_forks_in_a_row_do_not_hang_in_grpc(run, rotating_agent):

@@ -148,6 +148,25 @@ def test_a_thousand_subscribers_share_one_thread(cell, spiffe_identity):
     assert len(set().union(*(heard.threads for heard in everybody))) == 1
 
 
+def test_a_callback_that_forks_leaves_the_child_with_one_thread(cell, spiffe_identity):
+    heard, before = Heard(), []
+
+    def fork(_identity):
+        if not before:
+            before.extend(threads())
+            cell.after_fork_in_child()  # stands for a fork here: this thread is the one that goes on in the child
+
+    cell.subscribe(fork)
+    cell.subscribe(heard)
+    cell.put(spiffe_identity("/app"))
+    heard.wait_for(1)
+    before[0].join(LONG)
+    assert not before[0].is_alive()
+    assert len(threads()) == 1
+    cell.put(spiffe_identity("/app"))
+    heard.wait_for(2)
+
+
 def test_a_subscriber_may_close_the_source(spiffe_identity):
     closed = threading.Event()
     source = StaticSource(spiffe_identity("/app"))

@@ -146,6 +146,38 @@ def test_turns_run_with_instrumentation_suppressed(turns):
     assert get_value(_SUPPRESS_INSTRUMENTATION_KEY) is None
 
 
+def test_what_was_waited_for_in_vain_is_not_waited_for_again(turns, monkeypatch):
+    """A fork of a process whose issuer hangs takes its time once, not each time."""
+    monkeypatch.setattr(_worker, "PARK_TIMEOUT", 0.01)
+    deaf = Worker("otel-spiffe test", turns.turn, lambda: None)
+    deaf.start()
+    turns.wait_for_turn()
+    assert not deaf.park()
+    deaf.unpark()
+    monkeypatch.setattr(_worker, "PARK_TIMEOUT", 10**6)
+    assert not deaf.park()
+    deaf.unpark()
+    turns.unblock.set()
+    turns.delays = [None]
+    turns.wait_for_turn()
+    assert deaf.park()
+    deaf.stop()
+
+
+def test_a_turn_that_forks_leaves_the_child_with_one_thread(turns):
+    turns.worker.start()
+    turns.wait_for_turn()
+    before = turns.worker._thread
+    turns.worker.restart_after_fork()  # stands for a fork in the turn: its thread is the one that goes on in the child
+    turns.wait_for_turn()
+    turns.unblock.set()
+    before.join(LONG)
+    turns.unblock.set()
+    turns.wait_for_turn()
+    assert not before.is_alive()
+    assert turns.worker.alive
+
+
 def test_after_a_fork_there_is_a_new_thread(turns):
     turns.worker.start()
     turns.wait_for_turn()

@@ -72,8 +72,11 @@ class CellSource:
     ) -> None:
         self.close()
 
-    def before_fork(self) -> None:
-        """Reach a state in which a fork does no harm."""
+    def ask_before_fork(self) -> None:
+        """Begin to reach a state in which a fork does no harm."""
+
+    def before_fork(self, until: float) -> None:
+        """Reach a state in which a fork does no harm, by that reading of `time.monotonic`."""
 
     def after_fork_in_parent(self) -> None:
         """Go on after a fork."""

@@ -146,9 +146,13 @@ class FileSource(CellSource):
         super().close()
         self._worker.stop()
 
-    def before_fork(self) -> None:
+    def ask_before_fork(self) -> None:
+        """Ask the watcher to end."""
+        self._worker.ask_to_park()
+
+    def before_fork(self, until: float) -> None:
         """End the watcher, whose thread a fork would leave behind."""
-        self._worker.park()
+        self._worker.park(until)
 
     def after_fork_in_parent(self) -> None:
         """Watch again."""

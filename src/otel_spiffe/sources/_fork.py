@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING, Protocol
+
+from otel_spiffe.sources._worker import PARK_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +28,12 @@ __all__ = ["ForkAware", "watch_forks"]
 class ForkAware(Protocol):
     """Whoever has threads or locks that a fork would leave behind."""
 
-    def before_fork(self) -> None:
-        """Reach a state in which a fork does no harm; must return soon."""
+    def ask_before_fork(self) -> None:
+        """Begin to reach a state in which a fork does no harm; must return at once."""
+        ...
+
+    def before_fork(self, until: float) -> None:
+        """Reach a state in which a fork does no harm; must return by that reading of `time.monotonic`."""
         ...
 
     def after_fork_in_parent(self) -> None:
@@ -64,7 +71,10 @@ class _Registry:
         self._lock.acquire()  # until after the fork: no source may open in between
         self._forking = list(self._open)
         for source in self._forking:
-            source.before_fork()
+            source.ask_before_fork()
+        until = time.monotonic() + PARK_TIMEOUT  # for all of them together: each got ready at the same time
+        for source in self._forking:
+            source.before_fork(until)
 
     def _in_parent(self) -> None:
         forking, self._forking = self._forking, []

@@ -96,9 +96,13 @@ class IssuingSource(CellSource):
         super().close()
         self._worker.stop()
 
-    def before_fork(self) -> None:
+    def ask_before_fork(self) -> None:
+        """Ask for no further identity."""
+        self._worker.ask_to_park()
+
+    def before_fork(self, until: float) -> None:
         """Wait until no identity is being issued, or for a while."""
-        self._worker.park()
+        self._worker.park(until)
 
     def after_fork_in_parent(self) -> None:
         """Go on."""

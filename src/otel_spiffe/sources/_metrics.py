@@ -7,6 +7,7 @@ source costs nothing between two collections and is not kept alive by them.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ class Recorder:
     ) -> None:
         self._attributes = {"otel_spiffe.source": source}
         self._health = weakref.WeakMethod(health)
-        self._instruments = _instruments(meter_provider)
+        self._instruments = _known.of(meter_provider)
         self._instruments.recorders.add(self)
 
     def updated(self) -> None:
@@ -114,19 +115,29 @@ def _ready(health: Health) -> float:
     return int(health.ready)
 
 
-_lock = threading.Lock()
-_of_provider: weakref.WeakKeyDictionary[metrics.MeterProvider, _Instruments] = weakref.WeakKeyDictionary()
-_of_default: list[_Instruments] = []
+class _Known:
+    """The instruments of each provider: a second gauge of one name would be a duplicate that the SDK warns of."""
+
+    def __init__(self) -> None:
+        self._of_provider: weakref.WeakKeyDictionary[metrics.MeterProvider, _Instruments] = weakref.WeakKeyDictionary()
+        self._of_default: _Instruments | None = None
+        self.renew_lock()
+
+    def renew_lock(self) -> None:
+        """Have a lock of this process: in a child the one that held it may not exist."""
+        self._lock = threading.Lock()
+
+    def of(self, meter_provider: metrics.MeterProvider | None) -> _Instruments:
+        with self._lock:
+            if meter_provider is None:
+                self._of_default = self._of_default or _Instruments(None)
+                return self._of_default
+            known = self._of_provider.get(meter_provider)
+            if known is None:
+                known = self._of_provider[meter_provider] = _Instruments(meter_provider)
+            return known
 
 
-def _instruments(meter_provider: metrics.MeterProvider | None) -> _Instruments:
-    # A second gauge of the same name would be a duplicate that the SDK warns of, so there is one for each provider.
-    with _lock:
-        if meter_provider is None:
-            if not _of_default:
-                _of_default.append(_Instruments(None))
-            return _of_default[0]
-        known = _of_provider.get(meter_provider)
-        if known is None:
-            known = _of_provider[meter_provider] = _Instruments(meter_provider)
-        return known
+_known = _Known()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_known.renew_lock)

@@ -109,6 +109,8 @@ class Subscribers:
 
     def _next(self) -> tuple[_Subscriber, Identity] | None:
         with self._changed:
+            if self._thread is not threading.current_thread():
+                return None  # a callback forked: the child has a thread of its own for its subscribers
             while self._subscribers:
                 identity = self._current()
                 if identity is not None:

@@ -48,6 +48,8 @@ class Worker:
         self._parked = False
         self._nudged = False
         self._ended = False
+        self._turns = 0
+        self._deaf_in = -1  # no turn
 
     @property
     def alive(self) -> bool:
@@ -84,16 +86,32 @@ class Worker:
         if thread.is_alive():
             _log.warning("%s has not ended for %g s and is left behind", self._name, JOIN_TIMEOUT)
 
-    def park(self) -> bool:
-        """Have the thread do nothing until `unpark`; say whether it got there in time."""
-        if not self.alive or self._thread is threading.current_thread():
-            return True
+    def ask_to_park(self) -> None:
+        """Have the thread do nothing, soon, until `unpark`."""
+        if not self.alive or self._is_current():
+            return
         with self._changed:
             self._parking = True
             self._changed.notify_all()
         self._interrupt()
+
+    def park(self, until: float | None = None) -> bool:
+        """Have the thread do nothing until `unpark`; say whether it got there in time.
+
+        A turn that was waited for in vain is not waited for again.
+
+        Args:
+            until: when to wait no longer, by `time.monotonic`; None for `PARK_TIMEOUT` from now.
+        """
+        if not self.alive or self._is_current():
+            return True
+        self.ask_to_park()
+        seconds = until - time.monotonic() if until is not None else PARK_TIMEOUT
         with self._changed:
-            return self._changed.wait_for(lambda: self._parked or self._ended, PARK_TIMEOUT)
+            deaf = self._turns == self._deaf_in
+            parked = self._changed.wait_for(lambda: self._parked or self._ended, 0.0 if deaf else max(seconds, 0.0))
+            self._deaf_in = -1 if parked else self._turns
+            return parked
 
     def unpark(self) -> None:
         """Have the thread go on, with a turn at once."""
@@ -117,16 +135,23 @@ class Worker:
                 break
             self._wait(delay)
         with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+            if self._is_current():
+                self._ended = True
+                self._changed.notify_all()
+
+    def _is_current(self) -> bool:
+        return self._thread is threading.current_thread()
 
     def _may_go_on(self) -> bool:
         with self._changed:
+            if not self._is_current():
+                return False  # foreign code forked in a turn: the child's source has a thread of its own
             while self._parking and not self._stopping:
                 self._parked = True
                 self._changed.notify_all()
                 self._changed.wait()
             self._parked = False
+            self._turns += 1
             return not self._stopping
 
     def _guarded_turn(self) -> float | None:

@@ -132,9 +132,13 @@ class WorkloadApiSource(CellSource):
         super().close()
         self._worker.stop()
 
-    def before_fork(self) -> None:
+    def ask_before_fork(self) -> None:
+        """End the stream."""
+        self._worker.ask_to_park()
+
+    def before_fork(self, until: float) -> None:
         """Leave gRPC: its fork handlers give up while a thread is inside a call."""
-        self._worker.park()
+        self._worker.park(until)
 
     def after_fork_in_parent(self) -> None:
         """Connect again."""
