@@ -71,6 +71,7 @@ def test_a_server_that_leaves_without_a_word_is_reported_once(still_loop, home, 
     connection.start()
     still_loop.turn()
     assert "refused us" in home.reported[0]
+    assert connection._lifetime is None  # it is not the refusal's
     assert TIMEOUT < HOLD
     still_loop.turn(TIMEOUT)
     assert len(home.reported) == 1
