@@ -144,6 +144,11 @@ def test_the_health_says_why_an_identity_without_a_problem_may_not_be_used(cell,
     clock.now = identity.expires_at + timedelta(seconds=1)
     assert not cell.health().ready
     assert "/app expired at" in cell.health().problem
+    cell.put(identity, flaw=GARBLED)
+    assert cell.health().problem.endswith("; garbled")
+    assert "/app expired at" in cell.health().problem
+    cell.fail(DOWN)
+    assert cell.health().problem == str(DOWN)
 
 
 def test_bundles_alone_do_not_expire(cell, identity, clock):

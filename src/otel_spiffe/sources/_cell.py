@@ -17,6 +17,7 @@ from otel_spiffe.rotation import is_early, is_expired
 from otel_spiffe.sources._metrics import Recorder
 from otel_spiffe.sources._same import same
 from otel_spiffe.sources._subscribers import Subscribers
+from otel_spiffe.sources._words import who, why_unfit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Cell", "utc_now"]
 
 _log = logging.getLogger("otel_spiffe.sources")
-
-_ISO = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def utc_now() -> datetime:
@@ -122,7 +121,7 @@ class Cell:
                 before, identity=None, bundles_expire_at=None, failures=before.failures + 1, problem=problem
             )
         if before.identity is not None:
-            _log.warning("%s: %s was withdrawn: %s", self._name, _who(before.identity), problem)
+            _log.warning("%s: %s was withdrawn: %s", self._name, who(before.identity), problem)
         self._report(problem)
 
     def end(self, problem: Problem) -> None:
@@ -188,7 +187,7 @@ class Cell:
             bundles_expire_at=state.bundles_expire_at,
             updated_at=state.updated_at,
             failures=state.failures,
-            problem="it is closed" if state.closed else str(state.problem or self._unfit(held)),
+            problem=self._why(state),
         )
 
     def close(self) -> None:
@@ -210,17 +209,11 @@ class Cell:
             return None
         return state.identity
 
-    def _unfit(self, held: Identity | None) -> str:
-        """Return why an identity that came without a problem may not be used now, or nothing."""
-        now = self._clock()
-        if held is None or held.chosen is None:
-            return ""
-        svid, says = held.chosen, f"this machine's clock says {now:{_ISO}}"
-        if is_expired(held, now=now):
-            return f"the X509-SVID of {svid.id} expired at {svid.expires_at:{_ISO}}, and no other came; {says}"
-        if is_early(held, now=now):
-            return f"the X509-SVID of {svid.id} is not valid before {svid.not_before:{_ISO}}; {says}"
-        return ""
+    def _why(self, state: _State) -> str:
+        if state.closed:
+            return "it is closed"
+        unfit = "" if state.identity is None or state.failures else why_unfit(state.identity, self._clock())
+        return "; ".join(filter(None, (unfit, str(state.problem or ""))))
 
     def _left(self, deadline: float | None) -> float | None:
         if self._state.closed or self._state.ended:
@@ -248,7 +241,7 @@ class Cell:
             _log.info("%s: recovered after %d failed tries", self._name, before.failures)
             self._reported.clear()
         if changed and self._state.identity is not None:
-            _log.info("%s: %s", self._name, _who(self._state.identity))
+            _log.info("%s: %s", self._name, who(self._state.identity))
 
     def _report(self, problem: Problem) -> None:
         self.recorder.failed(problem.fault)
@@ -259,7 +252,7 @@ class Cell:
     def _report_expiry(self, state: _State) -> None:
         if self._expiry_reported != state.generation:
             self._expiry_reported = state.generation
-            _log.warning("%s: expired: %s", self._name, _who(state.identity))
+            _log.warning("%s: expired: %s", self._name, who(state.identity))
 
 
 def _numbered(identity: Identity, generation: int) -> Identity:
@@ -269,14 +262,3 @@ def _numbered(identity: Identity, generation: int) -> Identity:
 def _first_end(identity: Identity) -> datetime | None:
     ends = (each.not_valid_after_utc for bundle in identity.bundles.values() for each in bundle.authorities)
     return min(ends, default=None)
-
-
-def _who(identity: Identity | None) -> str:
-    if identity is None or identity.chosen is None:
-        domains = ", ".join(map(str, identity.bundles)) if identity is not None else ""
-        return f"bundles of {domains or 'nobody'}"
-    svid = identity.chosen
-    return (
-        f"{svid.id}, serial {svid.leaf.serial_number:x}, generation {identity.generation}, "
-        f"expires {svid.expires_at:{_ISO}}"
-    )
