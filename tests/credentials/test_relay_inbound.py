@@ -348,19 +348,29 @@ def test_a_rotation_during_a_handshake_is_not_missed(world, servers):
         servers.raw(serve) as port,
         Relay.inbound("127.0.0.1:0", source, authorize=authorize_any(), upstream=f"127.0.0.1:{port}") as relay,
         socket.create_connection(relay.address, timeout=30) as tcp,
-        context.wrap_socket(tcp, do_handshake_on_connect=False) as tls,
     ):
-        tls.setblocking(False)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing)
         with pytest.raises(ssl.SSLWantReadError):
             tls.do_handshake()
-        assert select.select([tls], [], [], 30)[0]  # its answer, with the identity of that moment
+        tcp.sendall(outgoing.read())
+        assert select.select([tcp], [], [], 30)[0]  # its answer, with the identity of that moment
         source.put(world.identity(COLLECTOR))
         relay._core.loop.run(lambda: None)  # the relay has heard of it
-        tls.settimeout(30)
-        tls.do_handshake()
+
+        def done(act):
+            while True:
+                try:
+                    return act()
+                except ssl.SSLWantReadError:
+                    tcp.sendall(outgoing.read())
+                    incoming.write(tcp.recv(65536))
+
+        done(tls.do_handshake)
+        tcp.sendall(outgoing.read())
         received = b""
         while len(received) < len(SETTINGS + GOAWAY):
-            received += tls.recv(100)
+            received += done(lambda: tls.read(100))
         assert received == SETTINGS + GOAWAY
 
 
