@@ -40,6 +40,7 @@ __all__ = [
     "forget",
     "grpc_fork_support",
     "https_proxy",
+    "otlp_compression",
     "otlp_endpoint",
     "otlp_protocol",
     "otlp_timeout",
@@ -152,6 +153,11 @@ def otlp_endpoint(signal: Signal, environ: Mapping[str, str] = os.environ) -> Se
 def otlp_protocol(signal: Signal, environ: Mapping[str, str] = os.environ) -> Setting | None:
     """Return how `signal` goes: the signal's own variable, else the general one, else None."""
     return _otlp(signal, "PROTOCOL", environ)
+
+
+def otlp_compression(signal: Signal, environ: Mapping[str, str] = os.environ) -> Setting | None:
+    """Return how `signal` is compressed: the signal's own variable, else the general one, else None."""
+    return _otlp(signal, "COMPRESSION", environ)
 
 
 def otlp_timeout(signal: Signal, environ: Mapping[str, str] = os.environ) -> float | None:

@@ -3,8 +3,10 @@
 
 import asyncio
 import datetime as dt
+import logging
 import socket
 import ssl
+import threading
 import time
 
 import grpc
@@ -13,6 +15,8 @@ import pytest
 from otel_spiffe.credentials import aio_secure_channel, secure_channel
 from otel_spiffe.errors import PeerNotAuthorized
 from otel_spiffe.identity import authorize_any, authorize_id
+
+WAIT = 30.0
 
 COLLECTOR = "spiffe://prod.example/collector"
 APP = "spiffe://prod.example/app"
@@ -322,3 +326,30 @@ def test_a_closed_channel_refuses_and_may_be_closed_again(world):
     channel.close()
     with pytest.raises(ValueError, match="closed channel"):
         channel.unary_unary("/test/Echo")(b"")
+
+
+def test_a_log_handler_that_blocks_stops_no_call(world, servers):
+    """As OpenTelemetry's own may, whose lines go out through a relay."""
+    reached, hold = threading.Event(), threading.Event()
+
+    class Blocking(logging.Handler):
+        def emit(self, _):
+            reached.set()
+            hold.wait(WAIT)
+
+    handler, logger = Blocking(), logging.getLogger("otel_spiffe.credentials")
+    logger.addHandler(handler)
+    try:
+        with (
+            servers.echo(world) as port,
+            secure_channel("127.0.0.1:9", world.source(), authorize=authorize_any()) as dead,
+            secure_channel(f"127.0.0.1:{port}", world.source(), authorize=authorize_any()) as healthy,
+        ):
+            with pytest.raises(grpc.RpcError):
+                dead.unary_unary("/test/Echo")(b"hello", timeout=WAIT)
+            assert reached.wait(WAIT)
+            assert healthy.unary_unary("/test/Echo")(b"hello", timeout=WAIT / 2) == b"hello"
+            hold.set()
+    finally:
+        hold.set()
+        logger.removeHandler(handler)

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import grpc
 import pytest
+from opentelemetry.exporter.otlp.proto.grpc.exporter import InvalidCompressionValueException
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as StockSpanExporter
 
 from otel_spiffe.errors import InvalidConfiguration
 from otel_spiffe.exporters import grpc as exporters
@@ -55,3 +57,16 @@ def test_fork_support_that_is_switched_off_is_warned_of(source, monkeypatch, cap
     exporters.OTLPSpanExporter(source=source, authorized_ids=COLLECTOR).shutdown()
     exporters._warn_of_fork.cache_clear()
     assert "GRPC_ENABLE_FORK_SUPPORT is off: after a fork no gRPC call ends" in caplog.text
+
+
+def test_a_variable_that_says_no_compression_is_taken(source, monkeypatch):
+    """The stock exporter refuses the word that the OTLP Exporter Configuration has for it."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
+    exporters.OTLPSpanExporter(source=source, authorized_ids=COLLECTOR).shutdown()
+
+
+def test_canary_the_stock_exporter_does_not_take_it(monkeypatch):
+    """When it does, `_with_compression` can go."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
+    with pytest.raises(InvalidCompressionValueException):
+        StockSpanExporter(endpoint="localhost:1", insecure=True)

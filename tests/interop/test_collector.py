@@ -197,7 +197,6 @@ def test_zero_code(collector, sink, site, tmp_path, row, protocol, gzip):
         "OTEL_TRACES_EXPORTER": "otlp_spiffe",
         "OTEL_METRICS_EXPORTER": "otlp_spiffe",
         "OTEL_LOGS_EXPORTER": "otlp_spiffe",
-        "OTEL_PYTHON_LOGGING_AUTO_INSTRUMENTATION_ENABLED": "true",
         "OTEL_SPIFFE_AUTHORIZED_IDS": COLLECTOR,
         "OTEL_SPIFFE_HINT": "app",
         "SPIFFE_ENDPOINT_SOCKET": site.agent.endpoint,

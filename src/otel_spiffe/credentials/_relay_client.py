@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from otel_spiffe.credentials._relay_dial import shake_hands
@@ -84,8 +85,8 @@ class Client:
         except OSError as error:
             self._home.report(self._origin, error)
             self.close()
-        except Exception:  # noqa: BLE001 -- the task's outermost frame
-            _log.exception("relay on %s: %s", self._home.name, self._origin)
+        except Exception as error:  # noqa: BLE001 -- the task's outermost frame
+            self._home.loop.tell(partial(_log.error, exc_info=error), "relay on %s: %s", self._home.name, self._origin)
             self.close()
         else:
             self._carry(tls, far)
@@ -146,5 +147,6 @@ class Client:
 
     def _on_expiry(self) -> None:
         who = self._tls.peer_id if self._tls is not None else self._origin
-        _log.info("relay on %s: closing a connection of %s: an X509-SVID has ended", self._home.name, who)
+        words = "relay on %s: closing a connection of %s: an X509-SVID has ended"
+        self._home.loop.tell(_log.info, words, self._home.name, who)
         self.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from otel_spiffe.credentials._relay_answer import Refusal
@@ -100,7 +101,7 @@ class Connection:
         except OtelSpiffeError as error:
             self.refuse(error)
         except Exception as error:  # noqa: BLE001 -- the task's outermost frame
-            _log.exception("relay to %s", self._home.authority)
+            self._home.loop.tell(partial(_log.error, exc_info=error), "relay to %s", self._home.authority)
             self.refuse(OtelSpiffeError(f"relay to {self._home.authority}: {type(error).__name__}: {error}"))
         else:
             self._carry(self._far)
@@ -156,7 +157,8 @@ class Connection:
         self.refuse(unreachable(self._home.target, error, far.local_id), pump.replay)
 
     def _on_expiry(self) -> None:
-        _log.info("relay to %s: closing a connection whose X509-SVIDs have ended", self._home.authority)
+        words = "relay to %s: closing a connection whose X509-SVIDs have ended"
+        self._home.loop.tell(_log.info, words, self._home.authority)
         self.close()
 
 

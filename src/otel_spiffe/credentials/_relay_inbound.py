@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from otel_spiffe.identity import Authorizer, Identity, Source
 
 __all__ = ["Inbound", "InboundPlan"]
+
+_log = logging.getLogger("otel_spiffe.credentials")
 
 BACKLOG: Final = 512
 
@@ -59,7 +62,7 @@ class Inbound:
         self._placed: set[Client] = set()  # being connected to the server, or connected
         self._places = asyncio.Semaphore(plan.max_connections)
         self.generation = 0
-        self._reports = Reports(f"relay on {self.name}")
+        self._reports = Reports(f"relay on {self.name}", warn=self._warn)
         self._closed = False
         self._acceptor: Acceptor
         self._unsubscribe: Callable[[], None] = lambda: None
@@ -138,6 +141,9 @@ class Inbound:
         """Log why a client was not served, unless it was logged since that peer last got in."""
         peer = error.peer if isinstance(error, PeerRejected) else None
         self._reports.say(f"{origin}: {error}", about=str(peer or origin))
+
+    def _warn(self, *words: object) -> None:
+        self.loop.tell(_log.warning, *words)
 
     def _on_identity(self, identity: Identity) -> None:
         self.loop.call(self._renew, identity.generation)

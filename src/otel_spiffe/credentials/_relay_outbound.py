@@ -60,7 +60,7 @@ class Outbound:
         self._dialer = Dialer(target=plan.target, proxy=plan.proxy, timeout=plan.connect_timeout)
         self._connections: set[Connection] = set()
         self._renewed: asyncio.Event
-        self._reports = Reports(f"relay to {self.authority}")
+        self._reports = Reports(f"relay to {self.authority}", warn=self._warn)
         self._unsubscribe: Callable[[], None] = lambda: None
         self._listener = PrivateListener()
         self.loop: BackgroundLoop
@@ -177,7 +177,10 @@ class Outbound:
     def accepted(self, far: SpiffeSSLSocket) -> None:
         """Take note that a connection to the server stands."""
         if self._reports.over(self.authority):
-            _log.info("relay to %s: recovered, connected to %s", self.authority, far.peer_id)
+            self.loop.tell(_log.info, "relay to %s: recovered, connected to %s", self.authority, far.peer_id)
+
+    def _warn(self, *words: object) -> None:
+        self.loop.tell(_log.warning, *words)
 
 
 def _stranger(near: socket.socket) -> OtelSpiffeError | None:

@@ -18,7 +18,7 @@ from opentelemetry.exporter.otlp.proto.grpc import metric_exporter as _stock_met
 from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as _stock_traces
 
 from otel_spiffe.credentials import Relay
-from otel_spiffe.environment import GRPC_ENABLE_FORK_SUPPORT, grpc_fork_support, otlp_timeout
+from otel_spiffe.environment import GRPC_ENABLE_FORK_SUPPORT, grpc_fork_support, otlp_compression, otlp_timeout
 from otel_spiffe.errors import InvalidConfiguration
 from otel_spiffe.exporters._endpoint import grpc_target
 from otel_spiffe.exporters._keywords import MetricKeywords, StockKeywords
@@ -94,7 +94,7 @@ class _GrpcExporter:
                 connect_timeout=min(_CONNECT_SECONDS, share),
             )
             leases.enter_context(relay)
-            super().__init__(**_stock_arguments(given, relay))
+            super().__init__(**_stock_arguments(_with_compression(given, self._spiffe_signal), relay))
             self._spiffe_leases = leases.pop_all()
 
     def shutdown(self, timeout_millis: float = 30_000, **keywords: Any) -> None:  # noqa: ANN401 -- the stock signature
@@ -163,6 +163,15 @@ def _stock_arguments(given: Mapping[str, Any], relay: OutboundRelay) -> dict[str
         arguments["retryable_error_codes"] = [_code(code) for code in codes]
     # Plaintext as far as the relay, in this process.
     return {**arguments, "endpoint": relay.target, "insecure": True, "channel_options": options}
+
+
+def _with_compression(given: dict[str, Any], signal: Signal) -> dict[str, Any]:
+    # The stock exporter of 1.45 raises InvalidCompressionValueException for the value "none" of the variable, which the
+    # OTLP Exporter Configuration names beside "gzip".
+    said = otlp_compression(signal)
+    if given.get("compression") is None and said is not None and said.value.lower() == "none":
+        return {**given, "compression": grpc.Compression.NoCompression}
+    return given
 
 
 def _compression(given: grpc.Compression | str) -> grpc.Compression:

@@ -73,15 +73,29 @@ class EchoServer:
             connection.settimeout(TIMEOUT)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
-                secured = self._context.wrap_socket(connection, server_side=True)
+                secured = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
             except OSError as error:
                 self._outcomes.put(error)
                 return
             with secured:
+                try:
+                    secured.do_handshake()
+                except OSError as error:
+                    self._outcomes.put(error)
+                    _linger(secured)
+                    return
                 peer = getattr(secured, "peer_id", None)
                 self._outcomes.put(peer)
                 with contextlib.suppress(OSError):
                     answer(secured, peer)
+
+
+def _linger(refused: ssl.SSLSocket) -> None:
+    # What the client has sent meanwhile would make the kernel reset the connection, and a reset may overtake the alert.
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(refused, socket.SHUT_WR)
+        while socket.socket.recv(refused, 65536):
+            pass
 
 
 def answer(secured: ssl.SSLSocket, peer: object) -> None:
