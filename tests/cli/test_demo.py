@@ -23,6 +23,7 @@ def clean(monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://nowhere.example:4317")
     monkeypatch.setenv("SPIFFE_ENDPOINT_SOCKET", "unix:/nowhere")
     monkeypatch.delenv("PYTHONWARNINGS", raising=False)
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it would hide what is left to be written at the end
 
 
 def command(*arguments):
@@ -168,6 +169,7 @@ def test_on_a_terminal_that_cannot_draw_it_writes_lines(terminal):
     assert status == 0, written
     assert "app        has a new X509-SVID" in written
     assert "\x1b" not in written
+    assert "╭" not in written
     assert "ALL WELL" in written
 
 
