@@ -10,19 +10,11 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
-import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 from otel_spiffe.credentials._alerts import alert_of
+from otel_spiffe.credentials._tls_checked import Checked, peer_chain, quieten, raise_explained
 from otel_spiffe.credentials._tls_handshake import HUNG_UP
-from otel_spiffe.errors import PeerUntrusted, Untrusted
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from spiffe import SpiffeId
-
-    from otel_spiffe.credentials._tls_handshake import Handshake
 
 __all__ = ["SpiffeSSLObject", "SpiffeSSLSocket"]
 
@@ -30,107 +22,7 @@ _AGAIN = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _ALERT_SECONDS = 1.0  # that a write which failed waits for the alert that says why: it was on its way before
 
 
-def _peer_chain(connection: ssl.SSLObject | ssl.SSLSocket) -> list[bytes]:
-    # Public from Python 3.13 on; before that the same method stands on the private `_sslobj` alone.
-    if sys.version_info >= (3, 13):
-        return connection.get_unverified_chain()
-    private: Any = connection
-    certificates: list[Any] = private._sslobj.get_unverified_chain() or []  # noqa: SLF001
-    return [each.public_bytes(_DER) for each in certificates]
-
-
-_DER = 2  # _ssl.ENCODING_DER
-
-
-# After the handshake a connection is moved to this context, which watches nothing: with the callback that `_tls_inner`
-# sets, every record called into Python, and bulk data went at half the speed.
-_QUIET = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
-def _quieten(connection: ssl.SSLObject | ssl.SSLSocket) -> None:
-    # The public setter of SSLObject does the same; that of SSLSocket would change `socket.context` too.
-    private: Any = connection
-    private._sslobj.context = _QUIET  # noqa: SLF001
-
-
-def _raise(explained: OSError, error: OSError) -> NoReturn:
-    if explained is error:
-        raise error
-    raise explained from error
-
-
-class _Checked:
-    """What both kinds of connection know of their peer once the handshake is over."""
-
-    _spiffe: Handshake | None = None
-    _spiffe_context: ssl.SSLContext | None = None
-    _established = False  # verified, and the peer has answered: from there on nothing stands before OpenSSL
-
-    def begin(self, handshake: Handshake, context: ssl.SSLContext) -> None:
-        """Check this connection of `context` with `handshake`; each connection is begun once.
-
-        Raises:
-            PeerUntrusted: it was begun before.
-        """
-        if self._spiffe is not None and self._spiffe.peer_id is not None:
-            raise PeerUntrusted(Untrusted.NO_CERTIFICATE, "a connection is begun once", peer=None)
-        self._spiffe, self._spiffe_context = handshake, context
-
-    @property
-    def handshake(self) -> Handshake:
-        """The checks of this connection.
-
-        Raises:
-            PeerUntrusted: it was not made by a context of this library.
-        """
-        if self._spiffe is None:
-            raise PeerUntrusted(Untrusted.NO_CERTIFICATE, "no SPIFFE context made this connection", peer=None)
-        return self._spiffe
-
-    @property
-    def peer_id(self) -> SpiffeId:
-        """The peer's verified and authorized SPIFFE ID.
-
-        Raises:
-            ValueError: the handshake is not done yet.
-        """
-        peer = self.handshake.peer_id
-        if peer is None:
-            msg = "handshake not done yet"
-            raise ValueError(msg)
-        return peer
-
-    @property
-    def local_id(self) -> SpiffeId | None:
-        """The SPIFFE ID that this end presents, or None."""
-        return self.handshake.local
-
-    @property
-    def generation(self) -> int:
-        """The generation of the identity that this connection was begun with."""
-        return self.handshake.identity.generation
-
-    @property
-    def expires_at(self) -> datetime | None:
-        """When the first of both ends' X509-SVIDs ends, aware; None before the handshake."""
-        handshake = self.handshake
-        if handshake.peer_expires_at is None:
-            return None
-        own = handshake.identity.expires_at if handshake.local is not None else None
-        return min(handshake.peer_expires_at, own) if own is not None else handshake.peer_expires_at
-
-    def _answered(self, data: object) -> None:
-        if data:
-            self.handshake.answered = self._established = True
-
-    def _usable(self) -> bool:
-        handshake = self.handshake
-        if handshake.refusal is not None:
-            raise handshake.refusal
-        return handshake.peer_id is not None
-
-
-class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
+class SpiffeSSLSocket(Checked, ssl.SSLSocket):
     """An `ssl.SSLSocket` whose handshake ends with a verified and authorized `peer_id`."""
 
     _sslobj: Any  # None before `connect` and after `unwrap` and `close`
@@ -186,9 +78,9 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
         except _AGAIN:
             raise
         except OSError as error:
-            _raise(self.handshake.failed(error), error)
-        self.handshake.finish(_peer_chain(self), resumed=bool(self.session_reused))
-        _quieten(self)
+            raise_explained(self.handshake.failed(error), error)
+        self.handshake.finish(peer_chain(self), resumed=bool(self.session_reused))
+        quieten(self)
 
     def shutdown(self, how: int) -> None:
         """Shut down the connection, as `ssl.SSLSocket.shutdown`; what stays open in one direction stays TLS there.
@@ -214,7 +106,7 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
         except _AGAIN:
             raise
         except OSError as error:
-            _raise(self.handshake.read_failed(error), error)
+            raise_explained(self.handshake.read_failed(error), error)
         finally:
             self.suppress_ragged_eofs = wanted
         self._answered(data)
@@ -241,7 +133,7 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
         except _AGAIN:
             raise
         except OSError as error:
-            _raise(self._write_failed(error), error)
+            raise_explained(self._write_failed(error), error)
 
     def send(self, data: Any, flags: int = 0) -> int:  # noqa: ANN401
         """Send application data, as `ssl.SSLSocket.send`; RefusedByPeer when the peer refuses us here."""
@@ -253,7 +145,7 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
         except _AGAIN:
             raise
         except OSError as error:
-            _raise(self._write_failed(error), error)
+            raise_explained(self._write_failed(error), error)
 
     def _write_failed(self, error: OSError) -> OSError:
         # The alert that explains a broken pipe is still to be read; so may be an answer, which is kept for `read`.
@@ -275,7 +167,7 @@ class SpiffeSSLSocket(_Checked, ssl.SSLSocket):
             self.do_handshake()
 
 
-class SpiffeSSLObject(_Checked, ssl.SSLObject):
+class SpiffeSSLObject(Checked, ssl.SSLObject):
     """An `ssl.SSLObject` whose handshake ends with a verified and authorized `peer_id`."""
 
     @property
@@ -292,9 +184,9 @@ class SpiffeSSLObject(_Checked, ssl.SSLObject):
         except _AGAIN:
             raise
         except OSError as error:
-            _raise(self.handshake.failed(error), error)
-        self.handshake.finish(_peer_chain(self), resumed=bool(self.session_reused))
-        _quieten(self)
+            raise_explained(self.handshake.failed(error), error)
+        self.handshake.finish(peer_chain(self), resumed=bool(self.session_reused))
+        quieten(self)
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002, ANN401 -- the standard library's signature
         """Read application data, as `ssl.SSLObject.read`; RefusedByPeer when the peer refuses us here."""
@@ -307,7 +199,7 @@ class SpiffeSSLObject(_Checked, ssl.SSLObject):
         except _AGAIN:
             raise
         except OSError as error:
-            _raise(self.handshake.read_failed(error), error)
+            raise_explained(self.handshake.read_failed(error), error)
         self._answered(data)
         return data
 
