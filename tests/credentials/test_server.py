@@ -553,15 +553,13 @@ def test_canary_grpc_aio_still_hangs_when_a_plain_generator_aborts(tmp_path):
     """When this fails, `AioAuthorizationInterceptor` can take plain generators."""
     script = tmp_path / "hangs.py"
     script.write_text(_HANGS)
-    run = subprocess.run([sys.executable, script], capture_output=True, timeout=60, check=False)
+    run = subprocess.run([sys.executable, script], capture_output=True, timeout=110, check=False)
     assert run.returncode == 1, run.stdout  # faulthandler's exit, a thread still in the generator's adapter
 
 
 _HANGS = """
 import asyncio, faulthandler, grpc, grpc.aio
 from concurrent.futures import ThreadPoolExecutor
-
-faulthandler.dump_traceback_later(5, exit=True)
 
 def many(_, context):
     context.abort(grpc.StatusCode.PERMISSION_DENIED, "no")
@@ -583,6 +581,7 @@ async def main():
         await asyncio.get_running_loop().run_in_executor(None, call)
         await server.stop(0)
 
-for _ in range(20):
+for _ in range(300):  # it takes one to show it; on a busy machine more go well before
+    faulthandler.dump_traceback_later(8, exit=True)
     asyncio.run(main())
 """

@@ -121,7 +121,7 @@ class Relay:
             alpn: the protocols that it speaks, the preferred one first; ``("http/1.1",)`` for a server that knows
                 no HTTP/2 without TLS.
             handshake_timeout: seconds that a client has to shake hands.
-            connect_timeout: seconds that the server behind has to accept.
+            connect_timeout: seconds that a client waits for a place, and then that the server behind has to accept.
             max_connections: at one time; further clients wait.
             max_handshakes: at one time; further ones end the oldest.
 
