@@ -149,19 +149,21 @@ def test_a_thousand_subscribers_share_one_thread(cell, spiffe_identity):
 
 
 def test_a_callback_that_forks_leaves_the_child_with_one_thread(cell, spiffe_identity):
-    heard, before = Heard(), []
+    heard, before, forked = Heard(), [], threading.Event()
 
     def fork(_identity):
         if not before:
             before.extend(threads())
             cell.after_fork_in_child()  # stands for a fork here: this thread is the one that goes on in the child
+            forked.set()
 
-    cell.subscribe(fork)
-    cell.subscribe(heard)
     cell.put(spiffe_identity("/app"))
-    heard.wait_for(1)
+    cell.subscribe(fork)
+    assert forked.wait(LONG)
     before[0].join(LONG)
     assert not before[0].is_alive()
+    cell.subscribe(heard)
+    heard.wait_for(1)
     assert len(threads()) == 1
     cell.put(spiffe_identity("/app"))
     heard.wait_for(2)
