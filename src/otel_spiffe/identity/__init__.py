@@ -19,16 +19,8 @@ from otel_spiffe.identity._authorize import (
     authorize_one_of,
     not_,
 )
-from otel_spiffe.identity._bundles import (
-    bundle_from_der,
-    bundle_from_jwks,
-    bundle_from_pem,
-    bundle_to_der,
-    bundle_to_jwks,
-    bundle_to_pem,
-    bundles_from_map,
-    bundles_to_map,
-)
+from otel_spiffe.identity._bundles import bundle_from_der, bundle_from_pem, bundle_to_der, bundle_to_pem
+from otel_spiffe.identity._bundles_json import bundle_from_jwks, bundle_to_jwks, bundles_from_map, bundles_to_map
 from otel_spiffe.identity._ids import MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, parse_spiffe_id, parse_trust_domain
 from otel_spiffe.identity._leaf import MAX_CHAIN_CERTIFICATES
 from otel_spiffe.identity._material import Identity, PrivateKey, X509Bundle, X509Svid

@@ -23,7 +23,7 @@ class Health:
     """How a source is: what a readiness probe, a metric and the doctor ask.
 
     Attributes:
-        ready: there is an identity, it has not expired, and its keeper is alive.
+        ready: there is an identity, it is valid already and has not expired, and its keeper is alive.
         source: what the source is, for example ``Workload API at unix:/run/spire/agent.sock``.
         id: the presented SPIFFE ID, or None.
         generation: the identity's generation; 0 before the first.
