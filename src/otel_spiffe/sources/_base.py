@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all sources have in common: they answer from their cell."""
+"""What sources have in common: all answer from their cell, and most have a thread that fills it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
+from otel_spiffe.sources._cell import Cell
 from otel_spiffe.sources._fork import watch_forks
+from otel_spiffe.sources._worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
     from types import TracebackType
 
-    from otel_spiffe.identity import Health, Identity
-    from otel_spiffe.sources._cell import Cell
+    from opentelemetry.metrics import MeterProvider
 
-__all__ = ["CellSource"]
+    from otel_spiffe.identity import Health, Identity
+
+__all__ = ["CellSource", "WorkerSource"]
 
 
 class CellSource:
@@ -84,3 +88,48 @@ class CellSource:
     def after_fork_in_child(self) -> None:
         """Have locks and threads of this process."""
         self._cell.after_fork_in_child()
+
+
+class WorkerSource(CellSource):
+    """A source with a thread that calls `_turn` again and again."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        clock: Callable[[], datetime],
+        meter_provider: MeterProvider | None,
+        uses_grpc: bool = False,
+    ) -> None:
+        self._worker = Worker(f"otel-spiffe {name}", self._turn, self._interrupt)
+        cell = Cell(name, clock=clock, meter_provider=meter_provider, alive=lambda: self._worker.alive)
+        super().__init__(cell, uses_grpc=uses_grpc)
+
+    def _turn(self) -> float | None:
+        """Fill the cell; return the seconds until the next turn, or None for never."""
+        raise NotImplementedError
+
+    def _interrupt(self) -> None:
+        """Have a turn that is under way end soon; called from other threads."""
+
+    def close(self) -> None:
+        """End the source and its threads; may be called again, and from a subscriber."""
+        super().close()
+        self._worker.stop()
+
+    def ask_before_fork(self) -> None:
+        """Have the turn under way end: its stream, its watcher, and no other begin."""
+        self._worker.ask_to_park()
+
+    def before_fork(self, until: float) -> None:
+        """Wait for that, until that reading of `time.monotonic`: a fork would leave its threads behind."""
+        self._worker.park(until)
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._worker.unpark()
+
+    def after_fork_in_child(self) -> None:
+        """Go on with a thread of this process; the identity held at the fork stays meanwhile."""
+        super().after_fork_in_child()
+        self._worker.restart_after_fork()

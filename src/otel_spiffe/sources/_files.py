@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Final
 from otel_spiffe.environment import refuse_green_threads
 from otel_spiffe.errors import InvalidConfiguration
 from otel_spiffe.identity import parse_trust_domain
-from otel_spiffe.sources._base import CellSource
-from otel_spiffe.sources._cell import Cell, utc_now
+from otel_spiffe.sources._base import WorkerSource
+from otel_spiffe.sources._cell import utc_now
 from otel_spiffe.sources._fault import BadUpdate, Fault, nothing_unexpected
 from otel_spiffe.sources._file_set import identity_from_files
 from otel_spiffe.sources._limits import DEFAULT_LIMITS, Limits
 from otel_spiffe.sources._paths import Paths, paths_of
 from otel_spiffe.sources._read import SETTLED, resting
 from otel_spiffe.sources._watch import Unwatchable, changes
-from otel_spiffe.sources._worker import Worker
 
 if TYPE_CHECKING:
     import os
@@ -43,7 +42,7 @@ POLL_INTERVAL: Final = 5.0
 _SETTLE_TRIES: Final = 20
 
 
-class FileSource(CellSource):
+class FileSource(WorkerSource):
     """Keeps the identity that a set of files holds; made by `open`."""
 
     def __init__(
@@ -67,8 +66,7 @@ class FileSource(CellSource):
         self._warned = False
         self._polls = False
         self._stop = threading.Event()
-        self._worker = Worker(f"otel-spiffe {name}", self._turn, self._interrupt)
-        super().__init__(Cell(name, clock=clock, meter_provider=meter_provider, alive=lambda: self._worker.alive))
+        super().__init__(name, clock=clock, meter_provider=meter_provider)
 
     @classmethod
     def open(
@@ -140,28 +138,6 @@ class FileSource(CellSource):
 
     def __repr__(self) -> str:
         return f"FileSource({self._paths})"
-
-    def close(self) -> None:
-        """End the source and its threads; may be called again, and from a subscriber."""
-        super().close()
-        self._worker.stop()
-
-    def ask_before_fork(self) -> None:
-        """Ask the watcher to end."""
-        self._worker.ask_to_park()
-
-    def before_fork(self, until: float) -> None:
-        """End the watcher, whose thread a fork would leave behind."""
-        self._worker.park(until)
-
-    def after_fork_in_parent(self) -> None:
-        """Watch again."""
-        self._worker.unpark()
-
-    def after_fork_in_child(self) -> None:
-        """Watch with a thread of this process; the identity held at the fork stays meanwhile."""
-        super().after_fork_in_child()
-        self._worker.restart_after_fork()
 
     def _interrupt(self) -> None:
         self._stop.set()

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Final, cast
 from otel_spiffe.environment import refuse_green_threads
 from otel_spiffe.identity import Identity
 from otel_spiffe.rotation import ORDINARY, Backoff, Keep, plan
-from otel_spiffe.sources._base import CellSource
-from otel_spiffe.sources._cell import Cell, utc_now
+from otel_spiffe.sources._base import WorkerSource
+from otel_spiffe.sources._cell import utc_now
 from otel_spiffe.sources._choose import check_not_expired
 from otel_spiffe.sources._fault import BadUpdate, Fault, nothing_unexpected
-from otel_spiffe.sources._worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +27,7 @@ MAX_WAIT: Final = 60.0
 """Seconds between two looks at the clock, which may be set meanwhile."""
 
 
-class IssuingSource(CellSource):
+class IssuingSource(WorkerSource):
     """Keeps the identity that a callable issues, and asks for the next one in time; made by `open`."""
 
     def __init__(
@@ -50,8 +49,7 @@ class IssuingSource(CellSource):
         self._came = clock()
         self._failures = 0
         self._wanted = 0
-        self._worker = Worker(f"otel-spiffe {name}", self._turn, lambda: None)
-        super().__init__(Cell(name, clock=clock, meter_provider=meter_provider, alive=lambda: self._worker.alive))
+        super().__init__(name, clock=clock, meter_provider=meter_provider)
 
     @classmethod
     def open(
@@ -91,28 +89,10 @@ class IssuingSource(CellSource):
         self._forget()
         self._worker.nudge()
 
-    def close(self) -> None:
-        """End the source and its threads; may be called again, and from a subscriber."""
-        super().close()
-        self._worker.stop()
-
-    def ask_before_fork(self) -> None:
-        """Ask for no further identity."""
-        self._worker.ask_to_park()
-
-    def before_fork(self, until: float) -> None:
-        """Wait until no identity is being issued, or for a while."""
-        self._worker.park(until)
-
-    def after_fork_in_parent(self) -> None:
-        """Go on."""
-        self._worker.unpark()
-
     def after_fork_in_child(self) -> None:
         """Renew with a thread of this process; a child has an identity and a key of its own."""
-        super().after_fork_in_child()
         self._forget()
-        self._worker.restart_after_fork()
+        super().after_fork_in_child()
 
     def _turn(self) -> float:
         now = self._clock()

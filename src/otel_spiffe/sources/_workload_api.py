@@ -11,8 +11,8 @@ from otel_spiffe._proto import decode_x509_svid_response
 from otel_spiffe.environment import SPIFFE_ENDPOINT_SOCKET, refuse_green_threads, spiffe_endpoint_socket
 from otel_spiffe.errors import InvalidConfiguration
 from otel_spiffe.rotation import NO_IDENTITY, ORDINARY, Backoff
-from otel_spiffe.sources._base import CellSource
-from otel_spiffe.sources._cell import Cell, utc_now
+from otel_spiffe.sources._base import WorkerSource
+from otel_spiffe.sources._cell import utc_now
 from otel_spiffe.sources._choose import picker_for
 from otel_spiffe.sources._endpoint import Endpoint, parse_endpoint
 from otel_spiffe.sources._fault import BadUpdate, Fault, nothing_unexpected
@@ -20,7 +20,6 @@ from otel_spiffe.sources._limits import DEFAULT_LIMITS, Limits
 from otel_spiffe.sources._retry import Retry, Stop, StreamEnd
 from otel_spiffe.sources._stream import Stream
 from otel_spiffe.sources._update import identity_from_response
-from otel_spiffe.sources._worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +38,7 @@ FIRST_UPDATE_TIMEOUT = 10.0
 """Seconds within which an agent that was asked must send something."""
 
 
-class WorkloadApiSource(CellSource):
+class WorkloadApiSource(WorkerSource):
     """Keeps the identity that a SPIFFE agent streams; made by `open`."""
 
     def __init__(
@@ -67,9 +66,7 @@ class WorkloadApiSource(CellSource):
         self._stream: Stream | None = None
         self._connections = 0
         self._stands = False
-        self._worker = Worker(f"otel-spiffe {name}", self._turn, self._interrupt)
-        cell = Cell(name, clock=clock, meter_provider=meter_provider, alive=lambda: self._worker.alive)
-        super().__init__(cell, uses_grpc=True)
+        super().__init__(name, clock=clock, meter_provider=meter_provider, uses_grpc=True)
 
     @classmethod
     def open(
@@ -127,30 +124,12 @@ class WorkloadApiSource(CellSource):
     def __repr__(self) -> str:
         return f"WorkloadApiSource({self._endpoint})"
 
-    def close(self) -> None:
-        """End the stream and the source's threads; may be called again, and from a subscriber."""
-        super().close()
-        self._worker.stop()
-
-    def ask_before_fork(self) -> None:
-        """End the stream."""
-        self._worker.ask_to_park()
-
-    def before_fork(self, until: float) -> None:
-        """Leave gRPC: its fork handlers give up while a thread is inside a call."""
-        self._worker.park(until)
-
-    def after_fork_in_parent(self) -> None:
-        """Connect again."""
-        self._worker.unpark()
-
     def after_fork_in_child(self) -> None:
         """Connect with a thread and a channel of this process; the identity held at the fork stays meanwhile."""
-        super().after_fork_in_child()
         if self._stream is not None:
             _abandoned.append(self._stream)  # not parked in time; destroying it would call into the parent's gRPC
             self._stream = None
-        self._worker.restart_after_fork()
+        super().after_fork_in_child()
 
     def _turn(self) -> float | None:
         end = self._consume()
