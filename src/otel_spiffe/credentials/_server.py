@@ -78,8 +78,7 @@ class _Fetcher:
 
 
 def _open(identity: Identity) -> grpc.ServerCertificateConfiguration:
-    # Each alone is tried: of several, C-core may drop all for one that it cannot read.
-    authorities = {each: None for bundle in identity.bundles.values() for each in believable(bundle)}
+    authorities = believable(identity)  # C-core may drop all for one that it cannot read
     if not authorities:
         raise InvalidIdentity("identity", "its bundles hold no authority, so no client can be verified")
     return grpc.ssl_server_certificate_configuration(

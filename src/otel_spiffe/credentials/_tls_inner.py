@@ -115,20 +115,28 @@ def _apply(context: ssl.SSLContext, settings: Settings) -> None:
 
 def _trust(context: ssl.SSLContext, identity: Identity) -> None:
     # The union of all bundles, for the first look alone: `identity.verify` then asks the one bundle that counts.
-    authorities = {each for bundle in identity.bundles.values() for each in bundle.authorities}
     try:
-        _load(context, authorities)
+        _load(context, _authorities(identity))
     except ssl.SSLError:
-        for bundle in identity.bundles.values():
-            _load(context, believable(bundle))
+        _load(context, believable(identity))
 
 
-def believable(bundle: X509Bundle) -> list[x509.Certificate]:
-    """Return the authorities of a bundle that OpenSSL takes, and log which it does not.
+def believable(identity: Identity) -> list[x509.Certificate]:
+    """Return the authorities that OpenSSL takes, and log which it does not.
 
     One that it cannot read makes it refuse all that are loaded together, those of other trust domains included.
     """
-    return [each for each in bundle.authorities if _is_taken(each, bundle)]
+    authorities = _authorities(identity)
+    try:
+        _load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), authorities)
+    except ssl.SSLError:
+        bundles = identity.bundles.values()
+        return [each for bundle in bundles for each in bundle.authorities if _is_taken(each, bundle)]
+    return authorities
+
+
+def _authorities(identity: Identity) -> list[x509.Certificate]:
+    return list(dict.fromkeys(each for bundle in identity.bundles.values() for each in bundle.authorities))
 
 
 def _is_taken(authority: x509.Certificate, bundle: X509Bundle) -> bool:
