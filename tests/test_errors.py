@@ -68,24 +68,42 @@ ROWS = [
     (
         PeerUntrusted(Untrusted.EXPIRED, "it expired", peer=PEER, local=LOCAL),
         (PeerRejected, ssl.SSLCertVerificationError, ssl.SSLError, OSError, ValueError),
-        f"peer {PEER} is not trusted: it expired (we are {LOCAL})",
+        (
+            f"peer {PEER} is not trusted: it expired (we are {LOCAL}); "
+            "see that its SPIFFE agent renews it, and that the clocks of both ends agree"
+        ),
     ),
     (
         PeerUntrusted(Untrusted.NO_URI_SAN, "it has no URI SAN", peer=None, subject="CN=x\n"),
         (PeerRejected,),
-        "peer certificate 'CN=x\\n' is not trusted: it has no URI SAN",
+        (
+            "peer certificate 'CN=x\\n' is not trusted: it has no URI SAN; "
+            "have it present an X509-SVID of its SPIFFE agent, not another certificate"
+        ),
     ),
     (
         PeerUntrusted(Untrusted.NO_CERTIFICATE, "it sent no certificate", peer=None),
         (PeerRejected,),
-        "peer is not trusted: it sent no certificate",
+        "peer is not trusted: it sent no certificate; have the peer speak mutual TLS with an X509-SVID",
     ),
     (
         PeerNotAuthorized(PEER, "any()", detail="it is Sunday", local=LOCAL),
         (PeerRejected, ssl.SSLCertVerificationError),
-        f"peer {PEER} is not in any(): it is Sunday (we are {LOCAL})",
+        (
+            f"peer {PEER} is not in any(): it is Sunday (we are {LOCAL}); "
+            "if it is the peer that is meant, authorize its ID"
+        ),
     ),
-    (PeerNotAuthorized(PEER, "any()"), (PeerRejected,), f"peer {PEER} is not in any()"),
+    (
+        PeerNotAuthorized(PEER, "any()"),
+        (PeerRejected,),
+        f"peer {PEER} is not in any(); if it is the peer that is meant, authorize its ID",
+    ),
+    (
+        PeerUntrusted(Untrusted.NO_BUNDLE, "we have no bundle: federate with it", peer=PEER),
+        (PeerRejected,),
+        f"peer {PEER} is not trusted: we have no bundle: federate with it",
+    ),
     (
         RefusedByPeer("unknown_ca", peer=PEER, local=LOCAL, fix="federate"),
         (ssl.SSLError, OSError),
@@ -101,7 +119,11 @@ ROWS = [
         (ConnectionError, OSError),
         f"cannot reach db:443 from {LOCAL}: refused; start it",
     ),
-    (PeerUnreachable("db:443", "refused"), (ConnectionError,), "cannot reach db:443: refused"),
+    (
+        PeerUnreachable("db:443", "refused"),
+        (ConnectionError,),
+        "cannot reach db:443: refused; see that it runs and listens there",
+    ),
 ]
 
 
@@ -138,6 +160,23 @@ def test_peer_errors_carry_what_openssls_own_carry():
     assert error.verify_message == f"peer {PEER} is not trusted: it expired"
     refused = RefusedByPeer("unknown_ca", peer=PEER, local=None)
     assert (refused.library, refused.reason) == ("SPIFFE", "UNKNOWN_CA")
+
+
+# How these are mended depends on the case, and their details say it: see the tests of `identity.verify`.
+IN_THE_DETAIL = {
+    Untrusted.NO_BUNDLE,
+    Untrusted.NOT_YET_VALID,
+    Untrusted.INCOMPLETE_CHAIN,
+    Untrusted.UNKNOWN_AUTHORITY,
+    Untrusted.REVOCATION_UNKNOWN,
+}
+
+
+@pytest.mark.parametrize("why", Untrusted)
+def test_every_reason_has_something_that_mends_it(why):
+    error = PeerUntrusted(why, "so it is", peer=PEER)
+    assert bool(error.fix) is (why not in IN_THE_DETAIL)
+    assert str(error).endswith(f"; {error.fix}" if error.fix else "so it is")
 
 
 def test_reasons_are_stable_words_for_metrics():

@@ -28,20 +28,21 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def sigterm_raises() -> Generator[None]:
-    """Have the first SIGTERM raise `Terminated` here; the next one ends the process as it always did."""
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    """Have the first SIGTERM raise `Terminated` here, unless it is ignored; the next one does what it did before."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+        signal.signal(signal.SIGTERM, before)
+        raise Terminated
+
+    ours = threading.current_thread() is threading.main_thread() and before not in {signal.SIG_IGN, None}
     if ours:
-        signal.signal(signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
         if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise Terminated
+            signal.signal(signal.SIGTERM, before)
 
 
 def failed(error: Exception) -> int:
