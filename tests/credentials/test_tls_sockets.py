@@ -130,7 +130,8 @@ USES = {
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 @pytest.mark.parametrize("why", ["not authorized", "broken authorizer", "untrusted", "silent"])
-def test_a_socket_whose_connect_was_refused_is_closed(app, collector, why, use):
+@pytest.mark.parametrize("connect", [SpiffeSSLSocket.connect, SpiffeSSLSocket.connect_ex])
+def test_a_socket_whose_connect_was_refused_is_closed(app, collector, why, use, connect):
     """An `ssl.SSLSocket` drops TLS and stays open: it would send plaintext to whom it has just refused."""
 
     def broken(_):
@@ -158,7 +159,7 @@ def test_a_socket_whose_connect_was_refused_is_closed(app, collector, why, use):
         connection = client_context(app, authorize=policy).wrap_socket(socket.socket())
         connection.settimeout(0.3 if why == "silent" else WAIT)
         with pytest.raises(OSError, match=r"not in|not trusted|timed out"):
-            connection.connect(listening.getsockname())
+            connect(connection, listening.getsockname())
         with pytest.raises((OSError, ValueError)):
             use(connection)
         thread.join(WAIT)
