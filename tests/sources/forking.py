@@ -11,11 +11,10 @@ import threading
 import time
 
 import grpc
-import spiffe
 
 from otel_spiffe.ca import CertificateAuthority
 from otel_spiffe.rotation import Backoff
-from otel_spiffe.sources import IssuingSource, StaticSource, WorkloadApiSource, _metrics, from_spiffe
+from otel_spiffe.sources import IssuingSource, StaticSource, WorkloadApiSource, _metrics
 
 LONG = 60
 
@@ -144,20 +143,6 @@ def many(endpoint):
             statuses.append(os.waitpid(pid, 0)[1])
             threading.Event().wait(0.01)
         return {"statuses": statuses, "parent rotates": later(source, source.identity().generation)}
-
-
-def spiffes(endpoint):
-    """Fork with a source over `spiffe.X509Source`."""
-    with spiffe.X509Source(socket_path=endpoint, timeout_in_seconds=LONG) as theirs, from_spiffe(theirs) as source:
-
-        def child():
-            health = source.health()
-            held = str(source.identity().id)
-            source._cell.close()
-            closed = not source.health().ready
-            return {"held": held, "ready": health.ready, "problem": health.problem, "closed": closed}
-
-        return {"child": in_child(child), "parent rotates": later(source, source.identity().generation)}
 
 
 def hanging(_endpoint):

@@ -80,13 +80,6 @@ def test_a_closed_source_stays_closed_and_a_child_opens_its_own(run, rotating_ag
     assert result == {"threads": 1, "closed": True}
 
 
-def test_over_spiffes_source_the_child_keeps_what_is_held_and_says_that_nothing_will_come(run, rotating_agent):
-    result, _ = run("spiffes", rotating_agent.endpoint)
-    assert result["parent rotates"]
-    assert result["child"].pop("problem").startswith("spiffe.X509Source has no thread in the child of a fork")
-    assert result["child"] == {"held": "spiffe://test.example/app", "ready": False, "closed": True}
-
-
 def test_forks_wait_once_for_all_issuers_that_hang(run, rotating_agent):
     result, _ = run("hanging", rotating_agent.endpoint)
     assert result["first"] < 2 * PARK_TIMEOUT
