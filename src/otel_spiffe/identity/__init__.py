@@ -22,7 +22,7 @@ from otel_spiffe.identity._authorize import (
 from otel_spiffe.identity._bundles import bundle_from_der, bundle_from_pem, bundle_to_der, bundle_to_pem
 from otel_spiffe.identity._bundles_json import bundle_from_jwks, bundle_to_jwks, bundles_from_map, bundles_to_map
 from otel_spiffe.identity._ids import MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, parse_spiffe_id, parse_trust_domain
-from otel_spiffe.identity._leaf import MAX_CHAIN_CERTIFICATES
+from otel_spiffe.identity._leaf import MAX_CHAIN_CERTIFICATES, UNREADABLE
 from otel_spiffe.identity._material import Identity, PrivateKey, X509Bundle, X509Svid
 from otel_spiffe.identity._parse import (
     MAX_CERTIFICATES,
@@ -42,6 +42,7 @@ __all__ = [
     "MAX_ID_BYTES",
     "MAX_INPUT_BYTES",
     "MAX_TRUST_DOMAIN_BYTES",
+    "UNREADABLE",
     "Authorizer",
     "Health",
     "Identity",

@@ -33,7 +33,6 @@ __all__ = [
 MAX_CHAIN_CERTIFICATES = 10
 """The longest chain of a peer: a leaf, the 8 intermediates that pyca follows by default, and a root sent needlessly."""
 
-# What pyca raises for a certificate that loads and whose inside does not parse.
 UNREADABLE = (
     ValueError,
     TypeError,
@@ -44,6 +43,7 @@ UNREADABLE = (
     x509.UnsupportedGeneralNameType,
     Warning,  # where the program makes errors of them: pyca warns of a serial number that is not positive
 )
+"""What pyca raises for a certificate or a revocation list that is none, or whose inside cannot be read."""
 
 _E = TypeVar("_E", bound=x509.ExtensionType)
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
+from otel_spiffe.identity import UNREADABLE
 from otel_spiffe.sources._fault import BadUpdate, Fault
 
 if TYPE_CHECKING:
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from otel_spiffe.identity import X509Bundle
 
 __all__ = ["readable_lists"]
-
-# What pyca raises for a list that is none, or that loads and whose inside does not parse.
-_UNREADABLE = (ValueError, TypeError, KeyError, UnsupportedAlgorithm, x509.InvalidVersion)
 
 
 def readable_lists(
@@ -54,14 +51,14 @@ def readable_lists(
 def _loaded(data: bytes) -> x509.CertificateRevocationList:
     try:
         return x509.load_der_x509_crl(data)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise BadUpdate(Fault.INVALID_UPDATE, f"a revocation list cannot be read: {error}") from error
 
 
 def _fault(crl: x509.CertificateRevocationList) -> Exception | None:
     try:
         _ = (crl.issuer, crl.last_update_utc, crl.next_update_utc)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return error
     return None
 
@@ -74,5 +71,5 @@ def _has_signed(bundle: X509Bundle, crl: x509.CertificateRevocationList) -> bool
 def _is_signature_valid(crl: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
     try:
         return crl.is_signature_valid(cast("CertificateIssuerPublicKeyTypes", authority.public_key()))
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
