@@ -22,7 +22,7 @@ __all__ = ["CertificateAuthority"]
 _CRL_LIFETIME = timedelta(days=1)
 
 
-def _utc_now() -> datetime:
+def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
@@ -57,7 +57,7 @@ class CertificateAuthority:
         *,
         lifetime: timedelta = timedelta(days=7),
         key_type: KeyType = "ec-p256",
-        clock: Callable[[], datetime] = _utc_now,
+        clock: Callable[[], datetime] = utc_now,
     ) -> CertificateAuthority:
         """Make an authority with a new root.
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from otel_spiffe.errors import InvalidConfiguration
+from otel_spiffe.rotation import REFRESH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,6 @@ __all__ = ["Rotation", "pause_after"]
 
 _RETRY = timedelta(seconds=1)  # after `issue` raised
 _SHORTEST = timedelta(milliseconds=100)  # or an SVID that is issued expired would spin
-_BUNDLES_ALONE = timedelta(minutes=5)  # SPIFFE Trust Domain and Bundle 4.1.2: refresh where nothing says more
 _LOOK_SECONDS = 60.0  # a wait does not count the time that the machine sleeps, or that its clock is set forward by
 _JOIN_SECONDS = 5.0  # for an issuer that hangs: its thread is a daemon
 
@@ -40,7 +40,7 @@ def pause_after(identity: Identity, *, now: datetime) -> timedelta:
     if identity.expires_at is not None and identity.expires_at <= now:
         pauses.append(_SHORTEST)
     if identity.expires_at is None or any(end <= now for end in ends[1:] if end is not None):
-        pauses.append(_BUNDLES_ALONE)
+        pauses.append(REFRESH)
     return min(pauses)
 
 
@@ -65,7 +65,7 @@ class Rotation:
         self._changed = threading.Condition()
         self._paused = self._closed = False
         self._pauses = 0
-        self._plan(_BUNDLES_ALONE)
+        self._plan(REFRESH)
         self._thread = threading.Thread(target=self._run, name="otel-spiffe-workload-api-rotation", daemon=True)
 
     def rotate(self) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
@@ -23,6 +22,7 @@ from otel_spiffe._proto import (
     encode_x509_svid_response,
 )
 from otel_spiffe.ca._answers import bundles_response, svids_response
+from otel_spiffe.ca._authority import utc_now
 from otel_spiffe.ca._rotation import Rotation
 from otel_spiffe.ca._socket import SocketPath
 from otel_spiffe.ca._streams import NO_IDENTITY, Answer, Refusal, Streams, unimplemented
@@ -31,7 +31,7 @@ from otel_spiffe.errors import InvalidConfiguration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from datetime import timedelta
+    from datetime import datetime, timedelta
     from pathlib import Path
     from types import TracebackType
 
@@ -45,10 +45,6 @@ MAX_STREAMS = 1024
 _MAX_REQUEST_BYTES = 64 * 1024  # the requests that we serve are empty
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class WorkloadApiServer:
     """Serves one `Identity` to everybody who may open its socket, and pushes each later one.
 
@@ -57,7 +53,7 @@ class WorkloadApiServer:
     A forked child has no server.
     """
 
-    def __init__(self, socket: SocketPath, *, max_streams: int, clock: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(self, socket: SocketPath, *, max_streams: int, clock: Callable[[], datetime] = utc_now) -> None:
         self._socket = socket
         self._max_streams = max_streams
         self._streams = Streams(clock)
@@ -76,7 +72,7 @@ class WorkloadApiServer:
         every: timedelta | None = None,
         mode: int = 0o600,
         max_streams: int = MAX_STREAMS,
-        clock: Callable[[], datetime] = _utc_now,
+        clock: Callable[[], datetime] = utc_now,
     ) -> Self:
         """Listen, and serve `identity`, or what `issue` returns now and again as it ages.
 

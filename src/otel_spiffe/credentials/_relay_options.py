@@ -17,11 +17,7 @@ KEEP_COUNT: Final = 4
 """Questions without an answer that end a connection: one whose other end has vanished would hold its place for good."""
 
 _ASKED: Final = (
-    (
-        socket.IPPROTO_TCP,
-        "TCP_NODELAY",
-        1,
-    ),  # a relay passes on what comes as it comes: Nagle added 40 ms to small writes
+    (socket.IPPROTO_TCP, "TCP_NODELAY", 1),  # Nagle added 40 ms to small writes
     (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
     (socket.IPPROTO_TCP, "TCP_KEEPIDLE", KEEP_IDLE),
     (socket.IPPROTO_TCP, "TCP_KEEPALIVE", KEEP_IDLE),  # what macOS calls it

@@ -86,12 +86,10 @@ class SpiffeSSLContext(ssl.SSLContext):
 
     def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 -- whatever the attribute holds
         """Take a protocol setting over from the next handshake on, or refuse one that would widen trust."""
-        if not name.startswith("_spiffe") and self._spiffe_ready:
-            value = gate(name, value)
-            super().__setattr__(name, value)
+        setting = self._spiffe_ready and not name.startswith("_spiffe")
+        super().__setattr__(name, gate(name, value) if setting else value)
+        if setting:
             self._spiffe_choose()
-        else:
-            super().__setattr__(name, value)
 
     @property
     def local_id(self) -> SpiffeId | None:

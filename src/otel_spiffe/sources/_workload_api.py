@@ -64,8 +64,7 @@ class WorkloadApiSource(WorkerSource):
         self._clock = clock
         self._dice = dice
         self._stream: Stream | None = None
-        self._connections = 0
-        self._stands = False
+        self._stands = self._stood = False  # this connection, any connection: an update came on it
         super().__init__(name, clock=clock, meter_provider=meter_provider, uses_grpc=True)
 
     @classmethod
@@ -175,10 +174,9 @@ class WorkloadApiSource(WorkerSource):
 
     def _count(self) -> None:
         """Count a connection that stands: its first update came."""
-        if not self._stands and self._connections:
+        if not self._stands and self._stood:
             self._cell.recorder.reconnected()
-        self._connections += not self._stands
-        self._stands = True
+        self._stands = self._stood = True
 
     def _left(self) -> float:
         """Return the seconds for which what is held may be used: with nothing held, there is nothing to outlive."""

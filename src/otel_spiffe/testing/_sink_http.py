@@ -17,7 +17,6 @@ import grpc
 from cryptography import x509
 
 from otel_spiffe.credentials import SpiffeSSLSocket, server_context
-from otel_spiffe.errors import OtelSpiffeError
 
 if TYPE_CHECKING:
     import ssl
@@ -107,7 +106,7 @@ class _Server(ThreadingHTTPServer):
             # wrap_socket takes the descriptor away from `request`: whoever ends connections must know the new one
             # before the handshake, which may never end.
             tls = self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
-        except (OSError, OtelSpiffeError) as error:  # the source has no identity, or the peer has gone
+        except OSError as error:  # the source has no identity, or the peer has gone
             self.record.refused(str(error))
             request.close()
             return
@@ -126,7 +125,7 @@ class _Server(ThreadingHTTPServer):
             tls.settimeout(_HANDSHAKE_SECONDS)
             tls.do_handshake()
             tls.settimeout(None)
-        except (OSError, OtelSpiffeError) as error:
+        except OSError as error:
             self.record.refused(str(error))
             return False
         return True
