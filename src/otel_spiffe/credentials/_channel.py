@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 import grpc.aio
 
+from otel_spiffe.credentials._channel_forks import ManyResponses, OneResponse, PerProcess, forks
 from otel_spiffe.credentials._relay import Relay
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["AioSpiffeChannel", "SpiffeChannel", "aio_secure_channel", "secure_channel"]
 
 Option = tuple[str, Any]
+
+_FORKS = "otel_spiffe.forks"
 
 
 def secure_channel(
@@ -50,12 +53,17 @@ def secure_channel(
         InvalidConfiguration: as `Relay.outbound`.
     """
     opened = Relay.outbound(target, source, authorize=authorize, present_svid=present_svid, **relay)
+
+    def dial() -> grpc.Channel:
+        # Channels of equal arguments share their connections: the number keeps a child from its parent's.
+        ours = channel_options(opened, (*options, (_FORKS, forks())))
+        return grpc.insecure_channel(opened.target, ours, compression)
+
     try:
-        channel = grpc.insecure_channel(opened.target, channel_options(opened, options), compression)
+        return SpiffeChannel(dial, opened)
     except BaseException:
         opened.close()
         raise
-    return SpiffeChannel(channel, opened)
 
 
 def aio_secure_channel(
@@ -103,8 +111,8 @@ def channel_options(relay: OutboundRelay, options: Sequence[Option]) -> tuple[Op
 class SpiffeChannel(grpc.Channel):
     """A `grpc.Channel` with the relay that it goes through; `secure_channel` opens it."""
 
-    def __init__(self, channel: grpc.Channel, relay: OutboundRelay) -> None:
-        self._channel = channel
+    def __init__(self, dial: Callable[[], grpc.Channel], relay: OutboundRelay) -> None:
+        self._channel: Callable[[], grpc.Channel] = PerProcess(dial)
         self._relay = relay
 
     def subscribe(
@@ -113,32 +121,34 @@ class SpiffeChannel(grpc.Channel):
         try_to_connect: bool = False,  # noqa: FBT001, FBT002 -- grpc's signature
     ) -> None:
         """Have `callback` told the state of the connection to the relay, as `grpc.Channel.subscribe`."""
-        self._channel.subscribe(callback, try_to_connect=try_to_connect)
+        self._channel().subscribe(callback, try_to_connect=try_to_connect)
 
     def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
         """End a subscription, as `grpc.Channel.unsubscribe`."""
-        self._channel.unsubscribe(callback)
+        self._channel().unsubscribe(callback)
 
     # Passed on as they come: generated stubs hand over keywords that grpc's typed signatures do not have.
     def unary_unary(self, *arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401
         """Return a callable, as `grpc.Channel.unary_unary`."""
-        return self._channel.unary_unary(*arguments, **keywords)
+        return OneResponse(lambda: self._channel().unary_unary(*arguments, **keywords))
 
     def unary_stream(self, *arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401
         """Return a callable, as `grpc.Channel.unary_stream`."""
-        return self._channel.unary_stream(*arguments, **keywords)
+        return ManyResponses(lambda: self._channel().unary_stream(*arguments, **keywords))
 
     def stream_unary(self, *arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401
         """Return a callable, as `grpc.Channel.stream_unary`."""
-        return self._channel.stream_unary(*arguments, **keywords)
+        return OneResponse(lambda: self._channel().stream_unary(*arguments, **keywords))
 
     def stream_stream(self, *arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401
         """Return a callable, as `grpc.Channel.stream_stream`."""
-        return self._channel.stream_stream(*arguments, **keywords)
+        return ManyResponses(lambda: self._channel().stream_stream(*arguments, **keywords))
 
     def close(self) -> None:
         """End the channel and its relay; calls under way end as CANCELLED. May be called again."""
-        self._channel.close()
+        channel = self._channel()
+        channel.close()
+        self._channel = lambda: channel  # closed in forked children, too
         self._relay.close()
 
     def __enter__(self) -> Self:

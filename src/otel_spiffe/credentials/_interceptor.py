@@ -15,7 +15,7 @@ from otel_spiffe.credentials._interceptor_verdict import Judge, calls, connectio
 from otel_spiffe.errors import OtelSpiffeError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from otel_spiffe.credentials._interceptor_verdict import Connection
     from otel_spiffe.identity import Authorizer, Source
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["AioAuthorizationInterceptor", "AuthorizationInterceptor"]
 
 
-_PLAIN_GENERATOR = (
-    "its handler is a plain generator on grpc.aio, where no call can be refused safely; make it async def"
-)
 _UNKNOWN_METHOD = "Method not found!"  # as gRPC itself answers
 
 
@@ -71,8 +68,8 @@ class AuthorizationInterceptor(grpc.ServerInterceptor):
 class AioAuthorizationInterceptor(grpc.aio.ServerInterceptor):
     """`AuthorizationInterceptor` for `grpc.aio` servers.
 
-    Handlers are coroutines, async generators, or plain functions with one response; a call of a plain generator is
-    answered UNIMPLEMENTED.
+    Handlers are coroutines, async generators, plain functions or plain generators; the last two run, and are refused,
+    on a thread of the server's pool.
 
     Args:
         source: of the bundles; the one that `server_credentials` has.
@@ -88,7 +85,7 @@ class AioAuthorizationInterceptor(grpc.aio.ServerInterceptor):
         return _behind(await continuation(handler_call_details) or _not_found_handler(_aio_not_found), self._guard)
 
     def _guard(self, behavior: Callable[..., Any], *, streams: bool) -> Callable[..., Any]:
-        # grpc.aio tells these three apart by inspection, so what stands before each must be of its kind.
+        # grpc.aio tells these four apart by inspection, so what stands before each must be of its kind.
         @functools.wraps(behavior)
         async def awaited(request: object, context: Any) -> Any:  # noqa: ANN401
             await self._enter(context)
@@ -109,17 +106,18 @@ class AioAuthorizationInterceptor(grpc.aio.ServerInterceptor):
                 calls.end(connection)
 
         @functools.wraps(behavior)
-        async def refused(_: object, context: Any) -> None:  # noqa: ANN401
-            # grpc.aio leaves a thread of its pool hanging for ever when a plain generator aborts its call (1.85.1;
-            # a canary test looks after it), so every refused client would cost the server one.
-            await self._enter(context)
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, _PLAIN_GENERATOR)
+        def generated(request: object, context: Any) -> Iterator[Any]:  # noqa: ANN401 -- on a thread, too
+            connection = _judge(self._judge, context)
+            try:
+                yield from behavior(request, context)
+            finally:
+                calls.end(connection)
 
         if inspect.isasyncgenfunction(behavior):
             return iterated
         if inspect.iscoroutinefunction(behavior):
             return awaited
-        return refused if streams else called
+        return generated if streams else called
 
     async def _enter(self, context: Any) -> None:  # noqa: ANN401
         connection = connection_of(context)
