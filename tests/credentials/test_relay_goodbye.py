@@ -42,7 +42,7 @@ def test_what_the_peer_was_saying_is_still_heard(world, servers, version):
         client.send(b"body")
         descriptors = psutil.Process().num_fds()
         record = close_notify(server)
-        assert psutil.Process().num_fds() == descriptors
+        assert psutil.Process().num_fds() <= descriptors  # what other tests left may go meanwhile
         assert not os.get_inheritable(server.fileno())
         socket.socket.send(server, record)
         assert client.recv(100) == b"too large"
