@@ -60,16 +60,15 @@ class ThreadPerStream(ThreadPoolExecutor):
                 future.set_result(fn(*args, **kwargs))
             except BaseException as error:  # noqa: BLE001 -- the outermost frame of a thread
                 future.set_exception(error)
-            finally:
-                self._running.discard(thread)
 
         thread = threading.Thread(target=run, name="otel-spiffe-workload-api-stream", daemon=True)
-        self._running.add(thread)
         try:
             thread.start()
         except RuntimeError:  # "can't start new thread"
-            self._running.discard(thread)
             self._spare.calls.put(run)
+        else:
+            # gRPC submits from one thread. Threads do not take themselves out: `shutdown` would miss the last moment.
+            self._running = {each for each in self._running if each.is_alive()} | {thread}
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 -- the standard library's signature
