@@ -86,6 +86,8 @@ class _Server(ThreadingHTTPServer):
             target=self._connection, args=(request, client_address), name="otel-spiffe-sink-http", daemon=True
         )
         with self._lock:
+            # Threads do not take themselves out: `end_connections` would miss the last moment.
+            self._connections = {each: held for each, held in self._connections.items() if each.is_alive()}
             thread.start()  # raises where there are no more threads, and is joined later where it does not
             self._connections[thread] = request
 
@@ -97,9 +99,6 @@ class _Server(ThreadingHTTPServer):
             self._talk(request, client_address)
         except Exception:  # noqa: BLE001 -- a thread's outermost frame: it would fail the test of whoever uses the sink
             self.handle_error(request, client_address)
-        finally:
-            with self._lock:
-                self._connections.pop(threading.current_thread(), None)
 
     def _talk(self, request: socket.socket, client_address: Any) -> None:  # noqa: ANN401
         try:
