@@ -1,27 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Channels of forked children; each fork in an interpreter of its own."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from own_interpreter import python, python_with_world
 
-CONFTEST = Path(__file__).with_name("conftest.py")
-
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="channels survive forks on Linux alone")
-
-
-def run(script, **environ):
-    return subprocess.run(
-        [sys.executable, "-c", script, CONFTEST.parent],
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-        env={**os.environ, **environ},
-    )
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="channels survive forks on Linux alone")
 
 
 SERVER = """
@@ -64,20 +49,12 @@ os._exit(0)
 
 def test_canary_a_stock_channel_still_fails_a_first_call_in_a_forked_child():
     """When this fails, `SpiffeChannel` can do without `_channel_forks`."""
-    done = run(SERVER)
-    assert done.returncode == 0, done.stderr
+    done = python(SERVER)
     assert "Stream removed" in done.stdout, done.stdout
     assert not done.stdout.endswith("failed: 0\n")
 
 
 CLOSED = """
-import os, sys, grpc
-sys.path.insert(0, sys.argv[1])
-import conftest
-from otel_spiffe.credentials import secure_channel
-from otel_spiffe.identity import authorize_any
-
-world = conftest.World()
 channel = secure_channel("127.0.0.1:9", world.source(), authorize=authorize_any())
 echo = channel.unary_unary("/test/Echo")
 channel.close()
@@ -95,8 +72,7 @@ sys.exit(os.waitpid(child, 0)[1] >> 8)
 
 
 def test_a_channel_that_was_closed_before_a_fork_is_closed_in_the_child():
-    done = run(CLOSED, PYTHONWARNINGS="ignore::DeprecationWarning")
-    assert done.returncode == 0, done.stderr
+    done = python_with_world(CLOSED)
     assert done.stdout.count("closed channel") == 2, done.stdout
 
 
@@ -134,5 +110,4 @@ assert len(made) == 1
 
 
 def test_each_process_has_its_own_and_threads_that_ask_at_once_get_the_same():
-    done = run(OWN)
-    assert done.returncode == 0, done.stderr
+    python(OWN)

@@ -6,10 +6,8 @@ import datetime as dt
 import functools
 import os
 import socket
-import subprocess
 import sys
 import tempfile
-import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +16,7 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
+from own_interpreter import python, python_with_world
 
 from otel_spiffe.credentials import Relay, secure_channel
 from otel_spiffe.errors import InvalidConfiguration
@@ -286,35 +285,6 @@ def test_a_connection_ends_with_the_svid_that_it_was_made_with(world, servers):
 
 
 # Forks, and the end of the interpreter: each in an interpreter of its own.
-
-PRELUDE = """
-    import os, sys, threading, grpc
-    sys.path.insert(0, os.path.dirname(sys.argv[1]))
-    import conftest
-    from otel_spiffe.credentials import secure_channel
-    from otel_spiffe.identity import authorize_any, authorize_id
-    world = conftest.World()
-"""
-
-
-def python(script, *arguments, executable=sys.executable, timeout=100, **environ):
-    # A relay's daemon threads, a fork with threads: what Python warns of there is what is tried here.
-    done = subprocess.run(
-        [executable, "-c", textwrap.dedent(script), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        env={**os.environ, **environ},
-    )
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def python_with_world(script, *arguments, **keywords):
-    whole = textwrap.dedent(PRELUDE) + textwrap.dedent(script)
-    return python(whole, Path(__file__).with_name("conftest.py"), *arguments, **keywords)
-
 
 FORKS = """
     import subprocess
