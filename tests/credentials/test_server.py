@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
+from grpc.experimental import session_cache
 
 from otel_spiffe.credentials import (
     AioAuthorizationInterceptor,
@@ -23,6 +24,7 @@ from otel_spiffe.credentials import (
 )
 from otel_spiffe.credentials._interceptor_verdict import MAX_VERDICTS, Connection, Judge, calls
 from otel_spiffe.credentials._keys import chain_pem, key_pem
+from otel_spiffe.credentials._server import _Fetcher, _sealed
 from otel_spiffe.errors import PeerUntrusted, RefusedByPeer, Untrusted
 from otel_spiffe.identity import Identity, authorize_any, authorize_id, authorize_one_of
 from otel_spiffe.sources import StaticSource
@@ -70,7 +72,7 @@ def _serving(source, *interceptors, handler=None, credentials=None):
 
 
 @contextlib.contextmanager
-def _channel(svid, authorities, port, name="localhost"):
+def _channel(svid, authorities, port, name="localhost", options=()):
     """A stock channel; the server's SVID needs a DNS name for it."""
     roots = b"".join(each.public_bytes(Encoding.PEM) for each in authorities)
     credentials = grpc.ssl_channel_credentials(roots, key_pem(svid), chain_pem(svid))
@@ -78,6 +80,7 @@ def _channel(svid, authorities, port, name="localhost"):
         ("grpc.ssl_target_name_override", name),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_retries", 0),
+        *options,
     ]
     with grpc.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
         yield channel
@@ -396,6 +399,96 @@ def test_each_handshake_presents_the_newest_svid_on_every_port(collector, spiffe
         assert [_presented(port, app) for port in (one, two)] == [COLLECTOR] * 2
         collector.put(spiffe_own_ca.identity(DB))
         assert [_presented(port, app) for port in (one, two, one)] == [DB] * 3
+
+
+def test_asyncio_servers_may_share_credentials_too(collector, spiffe_own_ca, changing_source):
+    app = changing_source(spiffe_own_ca.identity(APP))
+    credentials = server_credentials(collector)
+
+    async def serve():
+        servers = [grpc.aio.server(), grpc.aio.server()]
+        ports = [server.add_secure_port("127.0.0.1:0", credentials) for server in servers]
+        for server in servers:
+            await server.start()
+        before = [await asyncio.to_thread(_presented, port, app) for port in ports]
+        collector.put(spiffe_own_ca.identity(DB))
+        after = [await asyncio.to_thread(_presented, port, app) for port in ports]
+        for server in servers:
+            await server.stop(0)
+        return before, after
+
+    assert asyncio.run(serve()) == ([COLLECTOR] * 2, [DB] * 2)
+
+
+def test_grpc_gets_a_configuration_once(collector, spiffe_own_ca):
+    fetcher = _Fetcher(collector)
+    first = fetcher.first()
+    assert [fetcher(), fetcher()] == [None, None]
+    collector.put(spiffe_own_ca.identity(DB))
+    second = fetcher()
+    assert second not in (None, first)
+    assert fetcher() is None
+    collector.close()
+    assert fetcher() is _sealed()
+    assert fetcher() is None
+
+
+def test_a_configuration_is_not_changed_before_each_handshake_has_gone_on(collector, spiffe_own_ca, caplog):
+    fetcher = _Fetcher(collector)
+    fetcher.first()
+    answers = iter([False, False, True])
+    fetcher._window.clear = lambda: next(answers)
+    collector.put(spiffe_own_ca.identity(DB))
+    assert [fetcher(), fetcher()] == [None, None]
+    assert caplog.text.count("see that the machine is not starved of CPU") == 1
+    assert fetcher() is not None
+
+
+def test_a_source_that_breaks_ends_the_trust_in_what_it_gave_before(collector, caplog):
+    fetcher = _Fetcher(_Breaking(collector))
+    fetcher.first()
+    assert fetcher() is None
+    fetcher._source.broken = True
+    assert fetcher() is _sealed()
+    assert "gRPC handshakes are refused: the disk is full" in caplog.text
+
+
+class _Breaking:
+    def __init__(self, source):
+        self._source = source
+        self.broken = False
+
+    def identity(self):
+        if self.broken:
+            raise OSError("the disk is full")
+        return self._source.identity()
+
+
+def test_a_tls_session_is_resumed_while_the_identity_lasts_and_its_client_verified_again(
+    collector, spiffe_own_ca, roots
+):
+    now = [datetime.now(UTC)]
+    svid = spiffe_own_ca.intermediate().issue(APP, lifetime=timedelta(minutes=5))
+    interceptor = AuthorizationInterceptor(collector, authorize=authorize_any(), clock=lambda: now[0])
+    options = [("grpc.ssl_session_cache", session_cache.ssl_session_cache_lru(8))]
+    resumed = []
+
+    def look(_, context):
+        resumed.extend(context.auth_context()["ssl_session_reused"])
+        return str(peer_id(context)).encode()
+
+    def call():
+        with _channel(svid, roots, port, options=options) as channel:
+            return _call(channel, "UnaryUnary")
+
+    with _serving(collector, interceptor, handler=_handler(look)) as port:
+        assert [call(), call()] == [APP.encode()] * 2
+        collector.put(_collector(spiffe_own_ca))
+        assert call() == APP.encode()
+        assert resumed == [b"false", b"true", b"false"]
+        now[0] = svid.expires_at + timedelta(seconds=12)
+        with pytest.raises(grpc.RpcError, match="it expired 12 s ago"):
+            call()
 
 
 def test_a_withdrawn_authority_is_refused_at_the_next_handshake(collector, spiffe_own_ca, changing_source):

@@ -2,15 +2,17 @@
 """What a gRPC server presents, asked of the source at each handshake.
 
 grpcio keeps the last certificate for ever when its fetcher fails, so this one never fails: without an identity it
-gives out a certificate that no SPIFFE client accepts, and trusts nobody.
+gives out a certificate that no SPIFFE client accepts, and trusts nobody. It gives out a configuration once, and then
+only when the identity has changed and no handshake can be harmed by that: see `_server_window`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from cryptography import x509
@@ -20,8 +22,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from otel_spiffe.credentials._keys import chain_pem, key_pem
+from otel_spiffe.credentials._server_window import Window
 from otel_spiffe.credentials._tls_inner import believable
-from otel_spiffe.errors import InvalidIdentity, SourceUnavailable
+from otel_spiffe.errors import InvalidIdentity
 
 if TYPE_CHECKING:
     from otel_spiffe.identity import Identity, Source
@@ -40,30 +43,76 @@ def server_credentials(source: Source) -> grpc.ServerCredentials:
     The server may start before the source has an identity; until then, and after its SVID has expired, every
     handshake fails.
     """
-    return grpc.dynamic_ssl_server_credentials(_sealed(), _Fetcher(source), require_client_authentication=True)
+    return _CredentialsPerPort(source)
+
+
+class _CredentialsPerPort(grpc.ServerCredentials):
+    """Makes C-core's credentials when a server asks for them, once for each port.
+
+    Several ports may share one object of ours, and a fetcher can only say "unchanged" if it knows who asks. grpcio has
+    no public way to tell: `add_secure_port` reads this private attribute. `tests/credentials/test_server.py` has the
+    canary.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    @property
+    def _credentials(self) -> Any:  # noqa: ANN401 -- an object of Cython's, without a public type
+        fetcher: Any = _Fetcher(self._source)  # the stubs do not know that it may return None, grpcio's documents do
+        made: Any = grpc.dynamic_ssl_server_credentials(fetcher.first(), fetcher, require_client_authentication=True)
+        return made._credentials  # noqa: SLF001 -- see above
 
 
 class _Fetcher:
-    """Gives gRPC the configuration of the newest identity; it is called before each handshake."""
+    """Gives gRPC the configuration of the newest identity; one port calls it before each handshake."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._cached: tuple[Identity, grpc.ServerCertificateConfiguration] | None = None
+        self._given = _sealed()  # what the port has
+        self._window = Window()
         self._problem = ""
+        self._starved = False
 
-    def __call__(self) -> grpc.ServerCertificateConfiguration:
+    def first(self) -> grpc.ServerCertificateConfiguration:
+        """Return what the port begins with."""
+        with contextlib.suppress(Exception):  # the first handshake says so in the log
+            self._given = self._configuration(self._source.identity())
+        return self._given
+
+    def __call__(self) -> grpc.ServerCertificateConfiguration | None:
+        self._window.enter()
         try:
-            identity = self._source.identity()
-            configuration = self._configuration(identity)
-        except (SourceUnavailable, InvalidIdentity) as error:
-            self._changed(str(error))
+            return self._new(self._wanted())
+        finally:
+            self._window.leave()
+
+    def _wanted(self) -> grpc.ServerCertificateConfiguration:
+        try:
+            configuration = self._configuration(self._source.identity())
+        except Exception as error:  # noqa: BLE001 -- a source may be anybody's, and grpcio would keep what it has
+            self._changed(str(error) or type(error).__name__)
             return _sealed()
         self._changed("")
         return configuration
 
+    def _new(self, wanted: grpc.ServerCertificateConfiguration) -> grpc.ServerCertificateConfiguration | None:
+        if wanted is self._given:
+            return None  # unchanged
+        if not self._window.clear():
+            if not self._starved:
+                _log.warning(
+                    "gRPC server: handshakes go on with the last X509-SVID: a thread of gRPC had no processor for a "
+                    "second, and to change it now could end the process; see that the machine is not starved of CPU"
+                )
+            self._starved = True
+            return None
+        self._starved = False
+        self._given = wanted
+        return wanted
+
     def _configuration(self, identity: Identity) -> grpc.ServerCertificateConfiguration:
-        # Always the whole configuration, never None for "unchanged": several ports may share these credentials,
-        # and this cannot know which of them has seen what.
         cached = self._cached
         if cached is None or cached[0] is not identity:
             cached = self._cached = (identity, _open(identity))
