@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 
 import pytest
 from own_interpreter import python
@@ -12,26 +13,34 @@ from own_interpreter import python
 from otel_spiffe.credentials import _server_window
 from otel_spiffe.credentials._server_window import Pace, Window, pace
 
-RUNS, SLEEPS = Pace(ticks=7, sleeps=False), Pace(ticks=7, sleeps=True)
+RUNS, SLEEPS = Pace(spent=0.0, sleeps=False), Pace(spent=0.0, sleeps=True)
 pytestmark = pytest.mark.usefixtures("in_a_hurry")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what another thread does")
 
 
 class _Threads:
-    """Says of each thread what was ordered, first to last; the last for good."""
+    """Says of other threads what was ordered, first to last, the last for good; of the one that asks, `own`."""
 
-    def __init__(self, *orders):
+    def __init__(self, *orders, own=RUNS):
         self.orders = list(orders)
+        self._own = own
 
-    def __call__(self, _):
-        answer = self.orders.pop(0) if len(self.orders) > 1 else self.orders[0]
+    def __call__(self, thread):
+        answer = self._own if thread == threading.get_native_id() else self.orders[0]
+        if thread != threading.get_native_id() and len(self.orders) > 1:
+            self.orders.pop(0)
         if isinstance(answer, OSError):
             raise answer
         return answer
 
 
-def _left_by_another(window):
-    thread = threading.Thread(target=window.leave)
+def _left_by_another(window, spent=0.0):
+    def leave():
+        while time.thread_time() < spent:
+            pass
+        window.leave()
+
+    thread = threading.Thread(target=leave)
     thread.start()
     thread.join()
     return window
@@ -58,16 +67,17 @@ def test_a_thread_does_not_wait_for_itself():
 @pytest.mark.parametrize(
     "later",
     [
-        SLEEPS,
+        Pace(spent=0.1, sleeps=True),
         None,  # it has ended
-        Pace(ticks=9, sleeps=False),
-        Pace(ticks=0, sleeps=False),  # another thread has its number
+        Pace(spent=0.2, sleeps=False),
+        Pace(spent=0.0, sleeps=False),  # another thread has its number
     ],
     ids=["sleeps", "ended", "worked", "another"],
 )
 def test_it_waits_until_a_thread_that_got_no_processor_has_gone_on(later):
-    threads = _Threads(RUNS, RUNS, RUNS, RUNS, later)
-    assert _left_by_another(Window(threads)).clear()
+    still = Pace(spent=0.1, sleeps=False)
+    threads = _Threads(still, still, still, still, later)
+    assert _left_by_another(Window(threads), spent=0.1).clear()
     assert threads.orders == [later]
 
 
@@ -80,11 +90,11 @@ def test_a_starved_thread_is_not_waited_for_without_end():
     assert not _left_by_another(Window(_Threads(RUNS))).clear()
 
 
-@pytest.mark.parametrize("silent", [FileNotFoundError("/proc"), None], ids=["no /proc", "another's /proc"])
+@pytest.mark.parametrize("silent", [PermissionError("/proc"), None], ids=["closed", "none, or another's"])
 def test_where_the_system_does_not_tell_it_waits_a_time(monkeypatch, silent):
-    assert _left_by_another(Window(_Threads(silent))).clear()
+    assert _left_by_another(Window(_Threads(silent, own=silent))).clear()
     monkeypatch.setattr(_server_window, "_BLIND", 60.0)
-    assert not _left_by_another(Window(_Threads(silent))).clear()
+    assert not _left_by_another(Window(_Threads(silent, own=silent))).clear()
 
 
 def test_a_system_that_tells_no_longer_says_nothing():
@@ -132,8 +142,8 @@ def test_what_linux_tells_of_a_thread():
         thread.join()
     own = pace(threading.get_native_id())
     assert not own.sleeps
-    before = own.ticks
-    while pace(threading.get_native_id()).ticks < before + 2:
+    before = own.spent
+    while pace(threading.get_native_id()).spent < before + 0.02:
         pass
     assert pace(2**22 + 1) is None  # above the highest number that Linux gives
 

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from otel_spiffe.credentials._keys import chain_pem, key_pem
+from otel_spiffe.credentials._reports import Reports
 from otel_spiffe.credentials._server_window import Window
 from otel_spiffe.credentials._tls_inner import believable
 from otel_spiffe.errors import InvalidIdentity
@@ -73,7 +74,7 @@ class _Fetcher:
         self._given = _sealed()  # what the port has
         self._window = Window()
         self._problem = ""
-        self._starved = False
+        self._reports = Reports("gRPC server")
 
     def first(self) -> grpc.ServerCertificateConfiguration:
         """Return what the port begins with."""
@@ -101,14 +102,13 @@ class _Fetcher:
         if wanted is self._given:
             return None  # unchanged
         if not self._window.clear():
-            if not self._starved:
-                _log.warning(
-                    "gRPC server: handshakes go on with the last X509-SVID: a thread of gRPC had no processor for a "
-                    "second, and to change it now could end the process; see that the machine is not starved of CPU"
-                )
-            self._starved = True
+            self._reports.say(
+                "handshakes go on with the last X509-SVID: a thread of gRPC had no processor for a second, and to "
+                "change it now could end the process; see that the machine is not starved of CPU",
+                about="the change",
+            )
             return None
-        self._starved = False
+        self._reports.over("the change")
         self._given = wanted
         return wanted
 

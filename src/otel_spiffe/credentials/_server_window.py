@@ -12,8 +12,7 @@ out something new knows which threads were here, that none can follow, and waits
 
 from __future__ import annotations
 
-import contextlib
-import sys
+import os
 import threading
 import time
 from pathlib import Path
@@ -28,22 +27,23 @@ _PATIENCE = 1.0  # s; a thread that has not run for so long is starved
 _PAUSE = 0.002  # s, between two looks
 _REST = 0.05  # s; a thread that sleeps so long after it left sleeps for something else
 _BLIND = 0.2  # s, in which a thread has gone on where the system does not say
-_WORK = 2  # ticks of 10 ms; what a thread does in the window is done in a hundredth of one
+_WORK = 0.02  # s of CPU; what a thread does in the window is done in a hundredth of it
+_ROUNDING = 0.02  # s; the kernel rounds both halves of a thread's CPU time down, to ticks of 10 ms as a rule
 _MANY = 64  # threads; C-core has a few dozen at most, and ends them when it is idle
 
 
 class Pace(NamedTuple):
     """What a thread has done, and whether it could be doing more."""
 
-    ticks: int
-    """CPU time since it began, as /proc/[pid]/stat(5) counts it."""
+    spent: float
+    """Seconds of CPU since it began, less what the kernel rounds off."""
 
     sleeps: bool
     """It waits, for something or somebody; not for a processor."""
 
 
 def pace(thread: int) -> Pace | None:
-    """Return the pace of a thread of this process, by its native ID; None if it has ended.
+    """Return the pace of a thread of this process, by its native ID; None if there is none, as proc_pid_stat(5) says.
 
     Raises:
         OSError: the system does not tell.
@@ -51,11 +51,9 @@ def pace(thread: int) -> Pace | None:
     try:
         line = Path(f"/proc/self/task/{thread}/stat").read_text("ascii", "replace")
     except (FileNotFoundError, ProcessLookupError):
-        if sys.platform == "linux" and Path("/proc/self/task").is_dir():
-            return None
-        raise
+        return None
     state, *numbers = line.rpartition(")")[2].split()
-    return Pace(ticks=int(numbers[10]) + int(numbers[11]), sleeps=state == "S")
+    return Pace(spent=(int(numbers[10]) + int(numbers[11])) / os.sysconf("SC_CLK_TCK"), sleeps=state == "S")
 
 
 class Window:
@@ -66,7 +64,7 @@ class Window:
 
     def __init__(self, pace: Callable[[int], Pace | None] = pace) -> None:
         self._pace = pace
-        self._left: dict[int, tuple[float, int | None]] = {}  # native ID: when it left, and its ticks
+        self._left: dict[int, tuple[float, float]] = {}  # native ID: when it left, and the CPU it had spent
 
     def enter(self) -> None:
         """Note that this thread is here again: it has used what it took before."""
@@ -76,12 +74,7 @@ class Window:
         """Note that this thread goes on to use what it takes now."""
         if len(self._left) >= _MANY:
             self._forget()
-        thread = threading.get_native_id()
-        with contextlib.suppress(OSError):
-            if known := self._pace(thread):
-                self._left[thread] = time.monotonic(), known.ticks
-                return
-        self._left[thread] = time.monotonic(), None
+        self._left[threading.get_native_id()] = time.monotonic(), time.thread_time()
 
     def clear(self) -> bool:
         """Wait until all that left have gone on; False if one got no processor in a second."""
@@ -93,17 +86,26 @@ class Window:
         return not self._left
 
     def _forget(self) -> None:
-        self._left = {thread: left for thread, left in self._left.items() if not self._has_gone_on(thread, left)}
+        gone_on = self._has_gone_on if self._is_told() else self._left_long_ago
+        self._left = {thread: left for thread, left in self._left.items() if not gone_on(thread, left)}
 
-    def _has_gone_on(self, thread: int, left: tuple[float, int | None]) -> bool:
-        since, ticks = left
-        if ticks is None:  # the system does not tell, or this /proc is not ours
-            return time.monotonic() > since + _BLIND
+    def _is_told(self) -> bool:
+        try:
+            return self._pace(threading.get_native_id()) is not None  # None: this /proc is not ours, or there is none
+        except OSError:
+            return False
+
+    def _has_gone_on(self, thread: int, left: tuple[float, float]) -> bool:
+        since, spent = left
         try:
             now = self._pace(thread)
         except OSError:
             return False
-        if now is None or now.ticks < ticks:  # it has ended; fewer: another thread has its number
+        if now is None or now.spent < spent - _ROUNDING:  # it has ended; less: another thread has its number
             return True
         rested = now.sleeps and time.monotonic() > since + _REST
-        return rested or now.ticks - ticks >= _WORK
+        return rested or now.spent >= spent + _WORK
+
+    @staticmethod
+    def _left_long_ago(_: int, left: tuple[float, float]) -> bool:
+        return time.monotonic() > left[0] + _BLIND
